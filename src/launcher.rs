@@ -1,1 +1,124 @@
-//! launcher
+//! The front's side of the launcher's socket: one request, one reply, one connection.
+//!
+//! The names are the launcher's own: `start_agent` here is `StartAgent` there. What can fail: the launcher is not there
+//! (it may be restarting; the caller tries again), it refuses (the reason is typed), or it breaks the protocol.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pi_gateway_helper::names::{Run, User};
+use pi_gateway_helper::wire::{self, MAX_FRAME, Refusal, Reply, Request, Unit, UnitState};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// A request is answered within the launcher's own 10 s; a little more for the way.
+const DEADLINE: Duration = Duration::from_secs(12);
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum LauncherError {
+    /// The launcher is not there.
+    #[error("the launcher cannot be reached at {socket}: {error}; see `systemctl status pi-gateway-launcher`", socket = .socket.display())]
+    Unreachable {
+        /// Its socket.
+        socket: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The launcher took too long.
+    #[error("the launcher did not answer within {} s", DEADLINE.as_secs())]
+    Late,
+    /// The launcher says no.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The launcher does not speak our protocol.
+    #[error("the launcher's reply is not understood: {0}; are front and launcher of the same version?")]
+    Protocol(String),
+}
+
+/// The launcher, by its socket.
+pub struct Launcher {
+    socket: PathBuf,
+}
+
+impl Launcher {
+    /// The launcher that listens on `socket`.
+    pub fn new(socket: PathBuf) -> Self {
+        Launcher { socket }
+    }
+
+    /// Starts the user's agent for a run; gives the uid in it. Done already is done.
+    ///
+    /// # Errors
+    /// See [`LauncherError`].
+    pub async fn start_agent(&self, user: &User, run: &Run) -> Result<u32, LauncherError> {
+        match self.ask(&Request::StartAgent { user: user.clone(), run: run.clone() }).await? {
+            Reply::Started { uid } => Ok(uid),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Stops a unit to its last process.
+    ///
+    /// # Errors
+    /// See [`LauncherError`].
+    pub async fn stop(&self, unit: Unit) -> Result<(), LauncherError> {
+        match self.ask(&Request::Stop { unit }).await? {
+            Reply::Stopped => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// What a unit does, or how it ended.
+    ///
+    /// # Errors
+    /// See [`LauncherError`].
+    pub async fn status(&self, unit: Unit) -> Result<UnitState, LauncherError> {
+        match self.ask(&Request::Status { unit }).await? {
+            Reply::State(state) => Ok(state),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Removes what is kept of a run that has ended.
+    ///
+    /// # Errors
+    /// See [`LauncherError`].
+    pub async fn forget(&self, user: &User, run: &Run) -> Result<(), LauncherError> {
+        match self.ask(&Request::Forget { user: user.clone(), run: run.clone() }).await? {
+            Reply::Forgotten => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn ask(&self, request: &Request) -> Result<Reply, LauncherError> {
+        let unreachable = |error| LauncherError::Unreachable { socket: self.socket.clone(), error };
+        let exchange = async {
+            let frame = wire::encode(request).map_err(protocol)?;
+            let mut stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
+            stream.write_all(&frame).await.map_err(unreachable)?;
+            let length = stream.read_u32_le().await.map_err(unreachable)?;
+            let length = usize::try_from(length).ok().filter(|length| *length <= MAX_FRAME);
+            let length = length.ok_or_else(|| protocol("a frame over the limit"))?;
+            let mut payload = vec![0; length];
+            stream.read_exact(&mut payload).await.map_err(unreachable)?;
+            wire::decode(&payload).map_err(protocol)
+        };
+        match timeout(DEADLINE, exchange).await {
+            Ok(reply) => reply,
+            Err(_) => Err(LauncherError::Late),
+        }
+    }
+}
+
+fn protocol(what: impl std::fmt::Display) -> LauncherError {
+    LauncherError::Protocol(what.to_string())
+}
+
+fn unexpected(reply: Reply) -> LauncherError {
+    match reply {
+        Reply::Refused(refusal) => LauncherError::Refused(refusal),
+        other => protocol(format!("{other:?} is no answer to this request")),
+    }
+}

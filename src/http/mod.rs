@@ -1,1 +1,137 @@
-//! http
+//! The HTTP side: routes, what surrounds them, and the server.
+//!
+//! A route takes a [`caller::Caller`] or is public (`/health`, `/health/ready`, `/openapi.json`). The OpenAPI document
+//! is generated from the same declarations the router is built from.
+
+mod access;
+pub mod body;
+pub mod caller;
+pub mod events;
+pub mod health;
+pub mod problem;
+pub mod runs;
+pub mod server;
+mod start;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::sync::watch;
+use tower_http::cors::CorsLayer;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::auth::Verifier;
+use crate::runs::Runs;
+
+pub use start::serve;
+
+/// What every request may need.
+#[derive(Clone)]
+pub struct App {
+    /// The users' runs.
+    pub runs: Arc<Runs>,
+    /// Checks tokens.
+    pub verifier: Arc<Verifier>,
+    /// The last answer about readiness.
+    pub ready: Arc<health::ReadyCache>,
+    /// Becomes true when this process ends.
+    pub shutdown: watch::Receiver<bool>,
+    /// `REQUEST_TIMEOUT_MS`.
+    pub request_timeout: Duration,
+    /// `RUN_RETENTION_DAYS`.
+    pub run_retention: Duration,
+}
+
+impl App {
+    /// Whether this process is about to end.
+    pub fn is_draining(&self) -> bool {
+        *self.shutdown.borrow()
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "pi-gateway", description = "Runs the pi coding agent for many users, each in a sandbox of his own."),
+    modifiers(&Bearer),
+    tags((name = "health", description = "Is it there, is it ready"), (name = "runs", description = "One at a time"))
+)]
+struct Document;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    }
+}
+
+fn declared() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(health::health))
+        .routes(routes!(health::ready))
+        .routes(routes!(runs::start, runs::list))
+        .routes(routes!(runs::show))
+        .routes(routes!(runs::cancel))
+        .routes(routes!(events::events))
+}
+
+/// The OpenAPI document, as `GET /openapi.json` and `pi-gateway openapi` give it.
+pub fn openapi_json() -> String {
+    let (_, document) = declared().split_for_parts();
+    document.to_pretty_json().unwrap_or_default()
+}
+
+/// The router with everything around it.
+pub fn router(app: App, cors_origins: &[String]) -> Router {
+    let (routes, _) = declared().split_for_parts();
+    let document: Arc<str> = openapi_json().into();
+    let openapi = move || async move { ([(header::CONTENT_TYPE, "application/json")], document.to_string()) };
+    let mut router = routes
+        .route("/openapi.json", get(openapi))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(body::MAX_BODY))
+        .layer(middleware::from_fn_with_state(app.clone(), access::surround));
+    let origins: Vec<HeaderValue> = cors_origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+    if !origins.is_empty() {
+        router = router.layer(cors(origins));
+    }
+    router.with_state(app)
+}
+
+/// Lets pages of the listed origins call with a token. Credentials of the browser stay out of it: none are used.
+fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
+    let name = HeaderName::from_static;
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::ACCEPT,
+            name("last-event-id"),
+            name("idempotency-key"),
+            access::X_REQUEST_ID,
+        ])
+        .expose_headers([header::LOCATION, header::RETRY_AFTER, access::X_REQUEST_ID])
+        .max_age(Duration::from_secs(3600))
+}
+
+async fn unknown_path() -> Response {
+    problem::Problem::not_found("This path").into_response()
+}
+
+async fn wrong_method() -> Response {
+    problem::Problem::new(problem::METHOD_NOT_ALLOWED, "See /openapi.json.").into_response()
+}

@@ -1,0 +1,150 @@
+//! The front's start and end: configuration in hand, it takes up its runs, listens, and only then says that it is ready.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::{App, health, router, server};
+use crate::auth::Verifier;
+use crate::config::Config;
+use crate::launcher::Launcher;
+use crate::models::Catalogue;
+use crate::runs::store::Store;
+use crate::runs::{Runs, Services, retention};
+
+/// Why the front did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The list of models cannot be used; an error of the configuration.
+    #[error("{0}")]
+    Models(String),
+    /// The passed socket is another one than the configuration says.
+    #[error(
+        "HOST and PORT say {wanted}, but systemd passed a socket on {passed}. To listen on {wanted}: \
+         `systemctl edit pi-gateway.socket`, enter\n[Socket]\nListenStream=\nListenStream={wanted}\n\
+         and run `systemctl restart pi-gateway.socket pi-gateway.service`"
+    )]
+    Socket {
+        /// By configuration.
+        wanted: SocketAddr,
+        /// By systemd.
+        passed: SocketAddr,
+    },
+    /// A step failed.
+    #[error("{step}: {error}")]
+    Step {
+        /// Which.
+        step: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl ServeError {
+    /// Whether the configuration is to blame, which no restart changes.
+    pub fn is_config(&self) -> bool {
+        matches!(self, ServeError::Models(_) | ServeError::Socket { .. })
+    }
+}
+
+fn step(step: &'static str) -> impl Fn(io::Error) -> ServeError {
+    move |error| ServeError::Step { step, error }
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// See [`ServeError`].
+pub async fn serve(config: Config) -> Result<(), ServeError> {
+    let catalogue =
+        Catalogue::load(&config.models_path).map_err(|error| ServeError::Models(error.to_string()))?;
+    if catalogue.get(&config.default_model).is_none() {
+        let (model, file) = (&config.default_model, config.models_path.display());
+        return Err(ServeError::Models(format!(
+            "PI_GATEWAY_DEFAULT_MODEL: {file} offers no model `{model}`"
+        )));
+    }
+    // The socket first: a wrong one stops the start before anything is touched.
+    let listener = listener(config.listen)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(step("waiting for SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(step("waiting for SIGINT"))?;
+    let services = Services {
+        store: Store::open(&config.paths.state).map_err(step("opening the directory of runs"))?,
+        launcher: Launcher::new(config.paths.launcher_socket.clone()),
+        catalogue,
+        default_model: config.default_model.clone(),
+        raw: config.paths.raw.clone(),
+        usage: config.paths.usage.clone(),
+        run_timeout: config.run_timeout,
+        cancel_grace: config.cancel_grace,
+        finalization_timeout: config.finalization_timeout,
+        max_concurrent_runs: config.max_concurrent_runs,
+    };
+    let runs = Runs::recover(Arc::new(services)).map_err(step("taking up the active runs"))?;
+    let (ending, shutdown) = watch::channel(false);
+    let app = App {
+        runs: runs.clone(),
+        verifier: Arc::new(Verifier::new(&config.jwt)),
+        ready: Arc::new(health::ReadyCache::default()),
+        shutdown: shutdown.clone(),
+        request_timeout: config.request_timeout,
+        run_retention: config.run_retention,
+    };
+    let retention = tokio::spawn(retention::keep(runs.clone(), config.run_retention));
+    let serving = tokio::spawn(server::serve(listener, router(app, &config.cors_origins), shutdown));
+    let watchdog = tokio::spawn(watchdog());
+    notify(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {}", config.listen))]);
+    tracing::info!(listen = %config.listen, "ready");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!(active = runs.active_count(), "ending; the agents go on");
+    notify(&[NotifyState::Stopping]);
+    runs.drain();
+    ending.send_replace(true);
+    watchdog.abort();
+    retention.abort();
+    serving.await.map_err(io::Error::other).map_err(step("ending the server"))
+}
+
+/// The socket that systemd passes, or one of our own where there is none.
+fn listener(wanted: SocketAddr) -> Result<TcpListener, ServeError> {
+    let passed = listenfd::ListenFd::from_env()
+        .take_tcp_listener(0)
+        .map_err(step("taking the socket from systemd"))?;
+    let listener = match passed {
+        Some(passed) => {
+            let address = passed.local_addr().map_err(step("looking at the passed socket"))?;
+            if address != wanted {
+                return Err(ServeError::Socket { wanted, passed: address });
+            }
+            passed
+        }
+        None => std::net::TcpListener::bind(wanted).map_err(step("listening on HOST and PORT"))?,
+    };
+    listener.set_nonblocking(true).map_err(step("preparing the socket"))?;
+    TcpListener::from_std(listener).map_err(step("preparing the socket"))
+}
+
+/// Tells systemd twice per period that the runtime still turns.
+async fn watchdog() {
+    let Some(period) = sd_notify::watchdog_enabled() else { return };
+    let mut tick = tokio::time::interval((period / 2).max(Duration::from_millis(100)));
+    loop {
+        tick.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "systemd could not be told");
+    }
+}
