@@ -1,1 +1,334 @@
-//! wire
+//! What front and launcher say to each other, and the frame around it.
+//!
+//! A frame is a little-endian u32 with the length of the rest, one byte with the version, and a bincode value. The length
+//! is checked before anything is allocated; a value must fill its frame; the names in it check themselves. Whatever does
+//! not fit is a [`WireError`], which ends the connection. docs/protocol.md describes every message; a test compares.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+
+use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
+use bincode::{Decode, Encode};
+
+use crate::names::{Run, User};
+
+/// The largest frame without its length, in bytes. The largest message needs 200.
+pub const MAX_FRAME: usize = 4096;
+/// The version of these messages.
+pub const VERSION: u8 = 1;
+
+/// A unit the launcher runs.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Unit {
+    /// A user's agent.
+    Agent(User),
+    /// The model relay.
+    ModelRelay,
+}
+
+/// What the front may ask for. This is the whole privileged surface.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Request {
+    /// Start the user's agent for a run. Done already is done.
+    StartAgent {
+        /// Whose.
+        user: User,
+        /// For which run.
+        run: Run,
+    },
+    /// Stop a user's agent to its last process.
+    Stop {
+        /// Which.
+        unit: Unit,
+    },
+    /// Tell what a unit does or how it ended.
+    Status {
+        /// Which.
+        unit: Unit,
+    },
+    /// Forget how a run's agent ended and remove its input and output.
+    Forget {
+        /// Whose.
+        user: User,
+        /// Which run.
+        run: Run,
+    },
+}
+
+/// What the launcher answers.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Reply {
+    /// The agent is up.
+    Started {
+        /// The user's uid.
+        uid: u32,
+    },
+    /// No process of the unit is left.
+    Stopped,
+    /// What the unit does.
+    State(UnitState),
+    /// Nothing is kept of the run.
+    Forgotten,
+    /// It was not done.
+    Refused(Refusal),
+}
+
+/// What systemd says of a unit.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct UnitState {
+    /// What it does.
+    pub activity: Activity,
+    /// How it ended, if it has.
+    pub outcome: Outcome,
+    /// Exit status or signal, if it has ended.
+    pub status: i32,
+    /// The run it is or was for.
+    pub run: Option<Run>,
+    /// The uid it runs as.
+    pub uid: Option<u32>,
+}
+
+/// systemd's ActiveState.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Activity {
+    /// Not there, or ended well.
+    Inactive,
+    /// Being started.
+    Activating,
+    /// Up.
+    Active,
+    /// Being stopped.
+    Deactivating,
+    /// Ended badly; kept until it is forgotten.
+    Failed,
+}
+
+/// systemd's Result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Outcome {
+    /// Nothing went wrong.
+    Success,
+    /// It exited with a status other than 0.
+    ExitCode,
+    /// A signal ended it.
+    Signal,
+    /// A time limit ended it.
+    Timeout,
+    /// The kernel ended it for want of memory.
+    OutOfMemory,
+    /// Anything else.
+    Other,
+}
+
+/// Why something was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Refusal {
+    /// The user's agent is up for another run, or about to end.
+    Busy {
+        /// Which run.
+        run: Option<Run>,
+    },
+    /// As many agents are up as `MAX_CONCURRENT_RUNS` allows.
+    Full {
+        /// The limit.
+        limit: u32,
+    },
+    /// systemd could not start the unit.
+    StartFailed {
+        /// The exit status that says at which step (`systemd.exec(5)`, "Process Exit Codes"); 0 when there is none.
+        status: i32,
+    },
+    /// The launcher starts and stops this unit itself, nobody else.
+    NotYours,
+    /// A step of the launcher's own failed; its log has the cause.
+    Failed {
+        /// Which.
+        step: Step,
+    },
+}
+
+/// A step of the launcher that can fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Step {
+    /// Assigning the user's uid.
+    AssignUid,
+    /// Publishing the uid's name.
+    PublishName,
+    /// Making the user's directories.
+    UserDirectories,
+    /// Making the run's input and output.
+    RunFiles,
+    /// Asking systemd.
+    AskSystemd,
+    /// Removing the run's input and output.
+    RemoveFiles,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Busy { run: Some(run) } => {
+                write!(f, "the user's agent is busy with run {}", run.as_str())
+            }
+            Refusal::Busy { run: None } => write!(f, "the user's agent is about to end; try again"),
+            Refusal::Full { limit } => {
+                write!(f, "{limit} agents are up, as many as MAX_CONCURRENT_RUNS allows")
+            }
+            Refusal::StartFailed { status } => {
+                write!(f, "systemd could not start the agent (status {status}); see the launcher's log")
+            }
+            Refusal::NotYours => write!(f, "the launcher alone starts and stops this unit"),
+            Refusal::Failed { step } => write!(f, "the launcher failed at {step:?}; see its log"),
+        }
+    }
+}
+
+/// Why bytes are no message.
+#[derive(Debug)]
+pub enum WireError {
+    /// The peer is gone or too slow.
+    Io(io::Error),
+    /// A frame of a length that is not allowed.
+    Length(usize),
+    /// A frame of another version.
+    Version(u8),
+    /// Not a message.
+    Value(String),
+    /// Bytes behind the message.
+    Trailing(usize),
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WireError::Io(error) => write!(f, "{error}"),
+            WireError::Length(length) => {
+                write!(f, "a frame of {length} bytes (1 to {MAX_FRAME} are allowed)")
+            }
+            WireError::Version(version) => {
+                write!(f, "version {version} (this is {VERSION}); upgrade both sides")
+            }
+            WireError::Value(what) => write!(f, "not a message: {what}"),
+            WireError::Trailing(count) => write!(f, "{count} bytes behind the message"),
+        }
+    }
+}
+
+impl std::error::Error for WireError {}
+
+const fn config() -> Configuration<LittleEndian, Fixint, Limit<MAX_FRAME>> {
+    bincode::config::standard().with_fixed_int_encoding().with_limit::<MAX_FRAME>()
+}
+
+/// The whole frame of a message.
+///
+/// # Errors
+/// When the message is too long for a frame.
+pub fn encode<T: Encode>(message: &T) -> Result<Vec<u8>, WireError> {
+    let mut frame = vec![0, 0, 0, 0, VERSION];
+    frame.extend(
+        bincode::encode_to_vec(message, config()).map_err(|error| WireError::Value(error.to_string()))?,
+    );
+    let length = frame.len() - 4;
+    let checked =
+        u32::try_from(length).ok().filter(|_| length <= MAX_FRAME).ok_or(WireError::Length(length))?;
+    frame[..4].copy_from_slice(&checked.to_le_bytes());
+    Ok(frame)
+}
+
+/// The message in a frame's bytes behind its length.
+///
+/// # Errors
+/// When the version is another, or the rest is not exactly one message.
+pub fn decode<T: Decode<()>>(payload: &[u8]) -> Result<T, WireError> {
+    let (version, value) = payload.split_first().ok_or(WireError::Length(0))?;
+    if *version != VERSION {
+        return Err(WireError::Version(*version));
+    }
+    let (message, used) =
+        bincode::decode_from_slice(value, config()).map_err(|error| WireError::Value(error.to_string()))?;
+    if used == value.len() { Ok(message) } else { Err(WireError::Trailing(value.len() - used)) }
+}
+
+/// Reads one message; None when the peer has closed the connection between two frames.
+///
+/// # Errors
+/// See [`WireError`].
+pub fn read<T: Decode<()>>(mut from: impl Read) -> Result<Option<T>, WireError> {
+    let mut length = [0; 4];
+    if from.read(&mut length[..1]).map_err(WireError::Io)? == 0 {
+        return Ok(None);
+    }
+    from.read_exact(&mut length[1..]).map_err(WireError::Io)?;
+    let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
+    if !(1..=MAX_FRAME).contains(&length) {
+        return Err(WireError::Length(length));
+    }
+    let mut payload = vec![0; length];
+    from.read_exact(&mut payload).map_err(WireError::Io)?;
+    decode(&payload).map(Some)
+}
+
+/// Writes one message.
+///
+/// # Errors
+/// See [`WireError`].
+pub fn write<T: Encode>(mut to: impl Write, message: &T) -> Result<(), WireError> {
+    to.write_all(&encode(message)?).map_err(WireError::Io)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn start() -> Request {
+        let run = Run::parse("01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d").unwrap();
+        Request::StartAgent { user: User::parse("alice").unwrap(), run }
+    }
+
+    #[test]
+    fn the_bytes_of_a_request_are_fixed() {
+        let mut golden = vec![58, 0, 0, 0, 1, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0];
+        golden.extend(b"alice");
+        golden.extend([36, 0, 0, 0, 0, 0, 0, 0]);
+        golden.extend(b"01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d");
+        golden[0] = u8::try_from(golden.len() - 4).unwrap();
+        assert_eq!(encode(&start()).unwrap(), golden);
+        assert_eq!(read::<Request>(golden.as_slice()).unwrap(), Some(start()));
+    }
+
+    #[test]
+    fn what_is_not_exactly_a_message_is_refused() {
+        let frame = encode(&start()).unwrap();
+        assert!(read::<Request>(&[][..]).unwrap().is_none());
+        for cut in 1..frame.len() {
+            assert!(matches!(read::<Request>(&frame[..cut]), Err(WireError::Io(_))), "cut at {cut}");
+        }
+        assert!(matches!(read::<Request>(&[0, 0, 0, 0][..]), Err(WireError::Length(0))));
+        assert!(matches!(read::<Request>(&[255, 255, 255, 255][..]), Err(WireError::Length(_))));
+        let mut other = frame.clone();
+        other[4] = 2;
+        assert!(matches!(read::<Request>(other.as_slice()), Err(WireError::Version(2))));
+        let mut longer = frame[4..].to_vec();
+        longer.push(0);
+        assert!(matches!(decode::<Request>(&longer), Err(WireError::Trailing(1))));
+        let mut hostile = frame[4..].to_vec();
+        hostile[13] = b'/';
+        assert!(matches!(decode::<Request>(&hostile), Err(WireError::Value(_))));
+        let mut huge = frame[4..].to_vec();
+        huge[5..13].fill(0xff);
+        assert!(matches!(decode::<Request>(&huge), Err(WireError::Value(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_come_back_the_same(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(request) = decode::<Request>(&bytes) {
+                prop_assert_eq!(&encode(&request).unwrap()[4..], bytes.as_slice());
+            }
+            let _ = decode::<Reply>(&bytes);
+        }
+    }
+}

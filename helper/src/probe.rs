@@ -1,0 +1,114 @@
+//! Is the sandbox real? systemd ignores some restrictions on some systems without a word; this asks the kernel, from
+//! inside, before anything of the user's runs. The first restriction that does not bite stops the start.
+
+use std::fs;
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+/// What the root of a sandbox holds, and nothing else.
+const ROOT: &[&str] = &[
+    "agent",
+    "bin",
+    "dev",
+    "etc",
+    "home",
+    "lib",
+    "lib64",
+    "proc",
+    "root",
+    "run",
+    "sbin",
+    "session",
+    "sys",
+    "tmp",
+    "trusted",
+    "usr",
+    "var",
+    "workspace",
+];
+/// What its /run holds: the relay's directory, and what systemd itself mounts there.
+const RUN: &[&str] = &["relay-model", "systemd", "host", "credentials", "lock"];
+/// Sockets of the host that must not be there, whatever mounts them.
+const SOCKETS: &[&str] = &[
+    "/run/systemd/private",
+    "/run/systemd/notify",
+    "/run/systemd/journal/socket",
+    "/run/systemd/journal/stdout",
+    "/run/systemd/journal/dev-log",
+    "/run/systemd/resolve/io.systemd.Resolve",
+    "/run/systemd/userdb",
+    "/run/dbus",
+    "/run/nscd",
+    "/dev/log",
+];
+
+fn check(holds: bool, property: &str, seen: impl std::fmt::Display) -> Result<(), String> {
+    if holds {
+        return Ok(());
+    }
+    Err(format!("{property} is not enforced on this system ({seen}); the agent is not started"))
+}
+
+/// All of it.
+///
+/// # Errors
+/// The first restriction that is not enforced, by the name of systemd's property.
+pub fn all() -> Result<(), String> {
+    status()?;
+    listings()?;
+    let devices = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
+    let only_lo = devices.lines().skip(2).all(|line| line.trim_start().starts_with("lo:"));
+    check(only_lo && !devices.is_empty(), "PrivateNetwork=yes", "an interface beside lo")?;
+    for path in ["/", "/usr", "/etc", "/trusted", "/run"] {
+        let read_only = statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
+        check(read_only, "ProtectSystem=strict", format!("{path} is writable"))?;
+    }
+    check(
+        unshare(CloneFlags::CLONE_NEWUSER) == Err(Errno::EPERM),
+        "RestrictNamespaces=yes",
+        "unshare works",
+    )?;
+    let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, None);
+    check(netlink.is_err(), "RestrictAddressFamilies=", "a netlink socket can be made")
+}
+
+fn status() -> Result<(), String> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let value = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map_or("absent", str::trim)
+    };
+    check(value("NoNewPrivs") == "1", "NoNewPrivileges=yes", value("NoNewPrivs"))?;
+    check(value("Seccomp") == "2", "SystemCallFilter=", value("Seccomp"))?;
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        check(
+            value(set).bytes().all(|byte| byte == b'0'),
+            "CapabilityBoundingSet=",
+            format!("{set} {}", value(set)),
+        )?;
+    }
+    let root = value("Uid").split_whitespace().any(|uid| uid == "0");
+    check(!root, "User=", "the agent would be root")
+}
+
+fn listings() -> Result<(), String> {
+    for (path, known) in [("/", ROOT), ("/run", RUN)] {
+        for entry in fs::read_dir(path).map_err(|error| format!("{path}: {error}"))?.flatten() {
+            let name = entry.file_name();
+            let expected = name.to_str().is_some_and(|name| known.contains(&name));
+            check(expected, "RootDirectory=", format!("{path} holds {}", name.to_string_lossy()))?;
+        }
+    }
+    for socket in SOCKETS {
+        let gone = fs::symlink_metadata(socket).is_err();
+        check(gone, "TemporaryFileSystem=/run or BindLogSockets=no", format!("{socket} is there"))?;
+    }
+    let sys = fs::read_dir("/sys").map_or(0, Iterator::count);
+    check(sys == 0, "InaccessiblePaths=/sys", format!("{sys} entries"))?;
+    // With PrivatePIDs= process 1 is this one.
+    let first = fs::symlink_metadata("/proc/1").is_ok() && std::process::id() != 1;
+    check(!first, "ProtectProc=invisible", "process 1 is visible")?;
+    check(fs::symlink_metadata("/proc/sys").is_err(), "ProcSubset=pid", "/proc/sys is there")
+}
