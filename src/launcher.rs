@@ -30,7 +30,7 @@ pub enum LauncherError {
     #[error("the launcher did not answer within {} s", DEADLINE.as_secs())]
     Late,
     /// The launcher says no.
-    #[error("{0}")]
+    #[error("{}", tell(.0))]
     Refused(Refusal),
     /// The launcher does not speak our protocol.
     #[error("the launcher's reply is not understood: {0}; are front and launcher of the same version?")]
@@ -53,8 +53,8 @@ impl Launcher {
     /// # Errors
     /// See [`LauncherError`].
     pub async fn start_agent(&self, user: &User, run: &Run) -> Result<u32, LauncherError> {
-        match self.ask(&Request::StartAgent { user: user.clone(), run: run.clone() }).await? {
-            Reply::Started { uid } => Ok(uid),
+        match self.ask(&Request::StartAgent(user.clone(), run.clone())).await? {
+            Reply::Started(uid) => Ok(uid),
             other => Err(unexpected(other)),
         }
     }
@@ -64,7 +64,7 @@ impl Launcher {
     /// # Errors
     /// See [`LauncherError`].
     pub async fn stop(&self, unit: Unit) -> Result<(), LauncherError> {
-        match self.ask(&Request::Stop { unit }).await? {
+        match self.ask(&Request::Stop(unit)).await? {
             Reply::Stopped => Ok(()),
             other => Err(unexpected(other)),
         }
@@ -75,7 +75,7 @@ impl Launcher {
     /// # Errors
     /// See [`LauncherError`].
     pub async fn status(&self, unit: Unit) -> Result<UnitState, LauncherError> {
-        match self.ask(&Request::Status { unit }).await? {
+        match self.ask(&Request::Status(unit)).await? {
             Reply::State(state) => Ok(state),
             other => Err(unexpected(other)),
         }
@@ -86,7 +86,7 @@ impl Launcher {
     /// # Errors
     /// See [`LauncherError`].
     pub async fn forget(&self, user: &User, run: &Run) -> Result<(), LauncherError> {
-        match self.ask(&Request::Forget { user: user.clone(), run: run.clone() }).await? {
+        match self.ask(&Request::Forget(user.clone(), run.clone())).await? {
             Reply::Forgotten => Ok(()),
             other => Err(unexpected(other)),
         }
@@ -120,5 +120,23 @@ fn unexpected(reply: Reply) -> LauncherError {
     match reply {
         Reply::Refused(refusal) => LauncherError::Refused(refusal),
         other => protocol(format!("{other:?} is no answer to this request")),
+    }
+}
+
+/// A refusal in words that say what to do.
+fn tell(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Busy(Some(run)) => format!("the user's agent is busy with run {}", run.as_str()),
+        Refusal::Busy(None) => "the user's agent is about to end; try again".to_owned(),
+        Refusal::Full(limit) => format!("{limit} agents are up, as many as MAX_CONCURRENT_RUNS allows"),
+        Refusal::StartFailed(status) => {
+            format!(
+                "systemd could not start the agent (status {status}); see `journalctl -u pi-gateway-launcher`"
+            )
+        }
+        Refusal::NotYours => "the launcher alone starts and stops this unit".to_owned(),
+        Refusal::Failed(step) => {
+            format!("the launcher failed at {step:?}; see `journalctl -u pi-gateway-launcher`")
+        }
     }
 }

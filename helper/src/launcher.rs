@@ -1,16 +1,14 @@
 //! The launcher: one socket, one peer, four requests.
 //!
-//! A thread for each connection, at most 16; frames in sequence until the peer closes. A frame that is no request ends
-//! its connection; a request that cannot be done is answered with the reason. Starts wait for each other, so that the
-//! limit of agents holds; stops and questions wait for nobody. Nothing is remembered between requests but the registry.
+//! Sixteen threads take connections; each answers frames in sequence until the peer closes. A frame that is no request
+//! ends its connection; a request that cannot be done is answered with the reason. Starts wait for each other, so that
+//! the limit of agents holds; stops and questions wait for nobody. Nothing is remembered but the registry.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
@@ -21,14 +19,14 @@ use crate::settings::Settings;
 use crate::systemd::{self, Ask};
 use crate::uids::{self, Registry};
 use crate::units;
-use crate::wire::{self, Activity, Refusal, Reply, Request, Step, Unit};
+use crate::wire::{self, Activity, Refusal, Reply, Request, Step, Unit, UnitState};
 
-/// Connections at the same time; a further one is closed at once, and the front tries again.
-const MAX_CONNECTIONS: usize = 16;
+/// Connections that are served at the same time; a further one waits in the socket's queue.
+const THREADS: usize = 16;
 /// How long a peer may take between and within frames.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often the watchdog is told, at least.
-const TICK_MS: u16 = 5_000;
+/// How often the watchdog is told; its period is 30 s.
+const TICK: Duration = Duration::from_secs(10);
 
 /// What the requests work with.
 pub struct Launcher {
@@ -44,50 +42,40 @@ pub struct Launcher {
     pub starting: Mutex<()>,
 }
 
-/// Serves for ever.
-pub fn serve(launcher: &Arc<Launcher>, listener: &UnixListener) -> std::io::Result<()> {
-    let connections = Arc::new(AtomicUsize::new(0));
-    listener.set_nonblocking(true)?;
-    loop {
-        let mut ready = [PollFd::new(std::os::fd::AsFd::as_fd(listener), PollFlags::POLLIN)];
-        match poll(&mut ready, TICK_MS) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if let Err(error) = sd_notify::notify(&[NotifyState::Watchdog]) {
-            warn!(%error, "systemd could not be told that the launcher lives");
-        }
-        let Ok((stream, _)) = listener.accept() else { continue };
-        if connections.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
-            connections.fetch_sub(1, Ordering::Relaxed);
-            warn!("a connection was closed: {MAX_CONNECTIONS} are open");
-            continue;
-        }
-        let (launcher, count) = (launcher.clone(), connections.clone());
-        let spawned = std::thread::Builder::new().name("request".into()).spawn(move || {
-            launcher.converse(&stream);
-            count.fetch_sub(1, Ordering::Relaxed);
-        });
-        if let Err(error) = spawned {
-            connections.fetch_sub(1, Ordering::Relaxed);
-            error!(%error, "no thread for a connection");
+impl Launcher {
+    /// Serves for ever.
+    ///
+    /// # Errors
+    /// When there are no threads, or systemd cannot be told that the launcher lives.
+    pub fn serve(&self, listener: &UnixListener) -> std::io::Result<()> {
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                std::thread::Builder::new().spawn_scoped(scope, || self.take_connections(listener))?;
+            }
+            loop {
+                sd_notify::notify(&[NotifyState::Watchdog])?;
+                std::thread::sleep(TICK);
+            }
+        })
+    }
+
+    fn take_connections(&self, listener: &UnixListener) {
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => self.converse(&stream),
+                Err(error) => {
+                    error!(%error, "accept");
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+            }
         }
     }
-}
 
-impl Launcher {
     fn converse(&self, stream: &UnixStream) {
         let peer = getsockopt(stream, PeerCredentials).map(|credentials| credentials.uid());
-        if peer != Ok(self.front.0) {
-            warn!(?peer, "refused: not the front");
-            return;
-        }
-        let bounded = stream.set_nonblocking(false);
-        let bounded = bounded
-            .and(stream.set_read_timeout(Some(PATIENCE)))
-            .and(stream.set_write_timeout(Some(PATIENCE)));
-        if let Err(error) = bounded {
-            error!(%error, "a connection without deadline is not served");
+        let bounded = stream.set_read_timeout(Some(PATIENCE)).and(stream.set_write_timeout(Some(PATIENCE)));
+        if peer != Ok(self.front.0) || bounded.is_err() {
+            warn!(?peer, ?bounded, "refused: not the front, or no deadline");
             return;
         }
         loop {
@@ -99,8 +87,8 @@ impl Launcher {
                     return;
                 }
             };
-            let reply = self.answer(&request);
-            // Names only: requests and replies hold nothing else.
+            let reply = self.answer(&request).unwrap_or_else(Reply::Refused);
+            // Names, numbers and states only: requests and replies hold nothing else.
             info!(?request, ?reply, "request");
             if let Err(error) = wire::write(stream, &reply) {
                 warn!(%error, "the reply was not taken");
@@ -109,16 +97,15 @@ impl Launcher {
         }
     }
 
-    fn answer(&self, request: &Request) -> Reply {
-        let answered = match request {
-            Request::StartAgent { user, run } => {
-                self.start_agent(user, run).map(|uid| Reply::Started { uid })
-            }
-            Request::Stop { unit } => stop(unit).map(|()| Reply::Stopped),
-            Request::Status { unit } => status(unit),
-            Request::Forget { user, run } => forget(user, run).map(|()| Reply::Forgotten),
-        };
-        answered.unwrap_or_else(Reply::Refused)
+    fn answer(&self, request: &Request) -> Result<Reply, Refusal> {
+        match request {
+            Request::StartAgent(user, run) => self.start_agent(user, run).map(Reply::Started),
+            Request::Stop(Unit::Agent(user)) => stop(&units::agent(user)).map(|()| Reply::Stopped),
+            Request::Stop(Unit::ModelRelay) => Err(Refusal::NotYours),
+            Request::Status(Unit::Agent(user)) => show(&units::agent(user)).map(Reply::State),
+            Request::Status(Unit::ModelRelay) => show(units::MODEL_RELAY).map(Reply::State),
+            Request::Forget(user, run) => forget(user, run).map(|()| Reply::Forgotten),
+        }
     }
 
     /// Starts an agent. The numbers are those of docs/protocol.md, "The order of a start".
@@ -126,21 +113,21 @@ impl Launcher {
         let _one_at_a_time = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
         let unit = units::agent(user);
         // 1. An agent that is up for this run is what was asked for; one for another run is in the way.
-        let (state, _) = systemd::show(&unit).map_err(asking)?;
+        let state = show(&unit)?;
         match state.activity {
             Activity::Active | Activity::Activating if state.run.as_ref() == Some(run) => {
-                return state.uid.ok_or(Refusal::Failed { step: Step::AskSystemd });
+                return state.uid.ok_or(Refusal::Failed(Step::AskSystemd));
             }
             Activity::Active | Activity::Activating | Activity::Deactivating => {
-                return Err(Refusal::Busy { run: state.run });
+                return Err(Refusal::Busy(state.run));
             }
             Activity::Inactive => {}
             Activity::Failed => systemd::reset_failed(&unit).map_err(asking)?,
         }
         // 2. The machine's limit.
-        let limit = self.settings.max_concurrent_runs;
-        if systemd::agents().map_err(asking)?.len() >= usize::try_from(limit).unwrap_or(usize::MAX) {
-            return Err(Refusal::Full { limit });
+        let limit = self.settings.number("MAX_CONCURRENT_RUNS");
+        if systemd::agents().map_err(asking)?.len() as u64 >= limit {
+            return Err(Refusal::Full(limit));
         }
         // 3. The user's uid, on disk before anything belongs to it.
         let uid = self.registry.assign(user).map_err(failed(Step::AssignUid))?;
@@ -148,7 +135,7 @@ impl Launcher {
         let sandbox = Path::new(units::USERS_DIR).join(user.as_str());
         uids::publish(Path::new("/run/userdb"), &sandbox, uid).map_err(failed(Step::PublishName))?;
         // 5. Workspace and session.
-        for parent in [&self.settings.base_workdir, &self.settings.session_dir] {
+        for parent in ["BASE_WORKDIR", "SESSION_DIR"].map(|name| Path::new(self.settings.get(name))) {
             files::user_directory(parent, user, uid).map_err(failed(Step::UserDirectories))?;
         }
         // 6. Input and output. The FIFO is held open, or systemd would wait for its writer.
@@ -160,56 +147,46 @@ impl Launcher {
         drop(fifo);
         let Err(Ask(told)) = started else { return Ok(uid) };
         // 8. A start that failed leaves nothing but its reason in the log.
-        let status = systemd::show(&unit).map_or(0, |(state, _)| state.status);
+        let status = show(&unit)?.status;
         error!(unit, status, told, "the agent could not be started");
-        systemd::stop(&unit).map_err(asking)?;
-        systemd::reset_failed(&unit).map_err(asking)?;
-        files.remove().map_err(failed(Step::RemoveFiles))?;
-        Err(Refusal::StartFailed { status })
+        stop(&unit)?;
+        forget(user, run)?;
+        Err(Refusal::StartFailed(status))
     }
 }
 
-fn name(unit: &Unit) -> String {
-    match unit {
-        Unit::Agent(user) => units::agent(user),
-        Unit::ModelRelay => units::MODEL_RELAY.to_owned(),
-    }
+fn show(unit: &str) -> Result<UnitState, Refusal> {
+    systemd::show(unit).map(|(state, _)| state).map_err(asking)
 }
 
-fn stop(unit: &Unit) -> Result<(), Refusal> {
-    match unit {
-        Unit::Agent(_) => systemd::stop(&name(unit)).map_err(asking),
-        Unit::ModelRelay => Err(Refusal::NotYours),
-    }
-}
-
-fn status(unit: &Unit) -> Result<Reply, Refusal> {
-    systemd::show(&name(unit)).map(|(state, _)| Reply::State(state)).map_err(asking)
+fn stop(unit: &str) -> Result<(), Refusal> {
+    systemd::stop(unit).map_err(asking)
 }
 
 fn forget(user: &User, run: &Run) -> Result<(), Refusal> {
     let unit = units::agent(user);
-    let (state, _) = systemd::show(&unit).map_err(asking)?;
+    let state = show(&unit)?;
     match state.activity {
-        Activity::Active | Activity::Activating | Activity::Deactivating
-            if state.run.as_ref() == Some(run) =>
-        {
-            return Err(Refusal::Busy { run: state.run });
-        }
         Activity::Failed => systemd::reset_failed(&unit).map_err(asking)?,
-        Activity::Active | Activity::Activating | Activity::Deactivating | Activity::Inactive => {}
+        Activity::Inactive => {}
+        // The user's next run may be up already; this one's files are then nobody's.
+        Activity::Active | Activity::Activating | Activity::Deactivating => {
+            if state.run.as_ref() == Some(run) {
+                return Err(Refusal::Busy(state.run));
+            }
+        }
     }
-    RunFiles::new(Path::new(units::RAW_DIR), run).remove().map_err(failed(Step::RemoveFiles))
+    RunFiles::new(Path::new(units::RAW_DIR), run).remove().map_err(failed(Step::RunFiles))
 }
 
 fn asking(Ask(told): Ask) -> Refusal {
     error!(told, "systemd");
-    Refusal::Failed { step: Step::AskSystemd }
+    Refusal::Failed(Step::AskSystemd)
 }
 
 fn failed(step: Step) -> impl Fn(std::io::Error) -> Refusal {
     move |error| {
         error!(%error, ?step, "a step failed");
-        Refusal::Failed { step }
+        Refusal::Failed(step)
     }
 }

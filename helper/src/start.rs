@@ -1,17 +1,19 @@
 //! The launcher's own start: it makes itself small, checks everything, brings up the relay, and only then is ready.
 
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::stat::{Mode, umask};
 use sd_notify::NotifyState;
 use tracing::{error, info};
 
-use crate::launcher::{self, Launcher};
+use crate::launcher::Launcher;
+use crate::settings::Settings;
 use crate::uids::Registry;
-use crate::{environment, relays, settings, sys, systemd};
+use crate::{environment, relays, settings, sys};
 
 /// The registry of uids.
 const REGISTRY: &str = "/var/lib/pi-gateway/uids";
@@ -24,28 +26,10 @@ pub fn launcher_main() -> ExitCode {
     umask(Mode::from_bits_truncate(0o077));
     let listener = sys::passed_listener();
     let closed = sys::close_from(if listener.is_some() { 4 } else { 3 }, false);
-    let private = nix::sys::prctl::set_dumpable(false);
-    log_to_syslog();
-    match closed
-        .and(private)
-        .map_err(|error| vec![format!("making the process private: {error}")])
-        .and_then(|()| start(listener))
-    {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(mistakes) => {
-            for mistake in &mistakes {
-                error!("{mistake}");
-                eprintln!("pi-gateway-launcher: {mistake}");
-            }
-            ExitCode::from(EX_CONFIG)
-        }
-    }
-}
-
-fn log_to_syslog() {
+    let private = closed.and(nix::sys::prctl::set_dumpable(false));
     let (options, facility) = (syslog_tracing::Options::LOG_PID, syslog_tracing::Facility::Daemon);
     if let Some(syslog) = syslog_tracing::Syslog::new(c"pi-gateway-launcher", options, facility) {
-        // The time and the program are syslog's own.
+        // The time is syslog's own.
         tracing_subscriber::fmt()
             .with_writer(syslog)
             .with_ansi(false)
@@ -53,50 +37,64 @@ fn log_to_syslog() {
             .with_target(false)
             .init();
     }
+    let started = match private {
+        Ok(()) => start(listener),
+        Err(error) => Err(vec![format!("making the process private: {error}")]),
+    };
+    let Err(mistakes) = started else { return ExitCode::SUCCESS };
+    for mistake in mistakes {
+        error!("{mistake}");
+        eprintln!("pi-gateway-launcher: {mistake}");
+    }
+    ExitCode::from(EX_CONFIG)
 }
 
-fn start(listener: Option<std::os::unix::net::UnixListener>) -> Result<(), Vec<String>> {
+fn start(listener: Option<UnixListener>) -> Result<(), Vec<String>> {
     let (version, mut mistakes) = environment::machine();
-    let configured = environment::configuration(Path::new(settings::FILE));
     mistakes.extend(environment::credential("OPENAI_API_KEY").err());
-    let listener =
-        listener.ok_or("no socket was passed: `systemctl start pi-gateway-launcher.socket`".to_owned());
+    let settings = environment::read_root_file(Path::new(settings::FILE), 0o022)
+        .map_err(|mistake| vec![mistake])
+        .and_then(|text| Settings::new(&text));
     let front = nix::unistd::User::from_name("pi-gateway").ok().flatten();
-    let front = front.ok_or("there is no user pi-gateway: `systemd-sysusers`".to_owned());
-    mistakes.extend(listener.as_ref().err().cloned());
-    mistakes.extend(front.as_ref().err().cloned());
-    let (variables, settings) = match configured {
-        Ok(configured) => configured,
-        Err(more) => {
-            mistakes.extend(more);
+    if front.is_none() {
+        mistakes.push("there is no user pi-gateway: `systemd-sysusers`".to_owned());
+    }
+    if listener.is_none() {
+        mistakes.push("no socket was passed: `systemctl start pi-gateway-launcher.socket`".to_owned());
+    }
+    let opened = settings.and_then(|settings| match open_registry(&settings) {
+        Ok(registry) => Ok((settings, registry)),
+        Err(error) => Err(vec![format!("the registry of uids: {error}")]),
+    });
+    let (settings, registry, listener, front) = match (opened, listener, front) {
+        (Ok((settings, registry)), Some(listener), Some(front)) if mistakes.is_empty() => {
+            (settings, registry, listener, front)
+        }
+        (opened, _, _) => {
+            mistakes.extend(opened.err().unwrap_or_default());
             return Err(mistakes);
         }
     };
-    let registry = Registry::open(Path::new(REGISTRY)).and_then(|registry| {
-        registry.check(&settings.base_workdir)?;
-        registry.check(&settings.session_dir)?;
-        Ok(registry)
-    });
-    let registry = registry.map_err(|error| format!("the registry of uids: {error}"));
-    mistakes.extend(registry.as_ref().err().cloned());
-    let (true, Ok(listener), Ok(front), Ok(registry)) = (mistakes.is_empty(), listener, front, registry)
-    else {
-        return Err(mistakes);
+    let told = |what: &str, error: &dyn std::fmt::Display| vec![format!("{what}: {error}")];
+    drop_capabilities().map_err(|error| told("dropping capabilities", &error))?;
+    relays::ensure_model_relay().map_err(|error| told("starting the model relay", &error.0))?;
+    let launcher = Launcher {
+        settings,
+        version,
+        registry,
+        front: (front.uid.into(), front.gid.into()),
+        starting: Mutex::new(()),
     };
-    let one = |mistake: String| vec![mistake];
-    drop_capabilities().map_err(|error| one(format!("dropping capabilities: {error}")))?;
-    relays::ensure_model_relay(&variables).map_err(|systemd::Ask(error)| {
-        one(format!("starting the model relay: {error}; see `journalctl -u {}`", crate::units::MODEL_RELAY))
-    })?;
-    let front = (front.uid.as_raw(), front.gid.as_raw());
-    let limit = settings.max_concurrent_runs;
-    let launcher = Launcher { settings, version, registry, front, starting: Mutex::new(()) };
-    let status = format!("up to {limit} agents");
-    sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)])
-        .map_err(|error| one(format!("telling systemd: {error}")))?;
-    info!(version, limit, "ready");
-    launcher::serve(&Arc::new(launcher), &listener)
-        .map_err(|error| one(format!("waiting for requests: {error}")))
+    let ready = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("waiting for requests")]);
+    info!(version, "ready");
+    ready.and_then(|()| launcher.serve(&listener)).map_err(|error| told("serving", &error))
+}
+
+fn open_registry(settings: &Settings) -> std::io::Result<Registry> {
+    let registry = Registry::open(Path::new(REGISTRY))?;
+    registry.check(Path::new(settings.get("BASE_WORKDIR")))?;
+    registry.check(Path::new(settings.get("SESSION_DIR")))?;
+    Ok(registry)
 }
 
 /// Keeps CAP_CHOWN, which giving a user his directories needs, and nothing else.

@@ -30,39 +30,20 @@ pub enum Unit {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Request {
     /// Start the user's agent for a run. Done already is done.
-    StartAgent {
-        /// Whose.
-        user: User,
-        /// For which run.
-        run: Run,
-    },
+    StartAgent(User, Run),
     /// Stop a user's agent to its last process.
-    Stop {
-        /// Which.
-        unit: Unit,
-    },
+    Stop(Unit),
     /// Tell what a unit does or how it ended.
-    Status {
-        /// Which.
-        unit: Unit,
-    },
+    Status(Unit),
     /// Forget how a run's agent ended and remove its input and output.
-    Forget {
-        /// Whose.
-        user: User,
-        /// Which run.
-        run: Run,
-    },
+    Forget(User, Run),
 }
 
 /// What the launcher answers.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Reply {
-    /// The agent is up.
-    Started {
-        /// The user's uid.
-        uid: u32,
-    },
+    /// The agent is up, as this uid.
+    Started(u32),
     /// No process of the unit is left.
     Stopped,
     /// What the unit does.
@@ -123,64 +104,27 @@ pub enum Outcome {
 /// Why something was not done.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Refusal {
-    /// The user's agent is up for another run, or about to end.
-    Busy {
-        /// Which run.
-        run: Option<Run>,
-    },
-    /// As many agents are up as `MAX_CONCURRENT_RUNS` allows.
-    Full {
-        /// The limit.
-        limit: u32,
-    },
-    /// systemd could not start the unit.
-    StartFailed {
-        /// The exit status that says at which step (`systemd.exec(5)`, "Process Exit Codes"); 0 when there is none.
-        status: i32,
-    },
+    /// The user's agent is up for another run (None: not one of ours), or about to end.
+    Busy(Option<Run>),
+    /// As many agents are up as `MAX_CONCURRENT_RUNS`, the number here, allows.
+    Full(u64),
+    /// systemd could not start the unit; the exit status says at which step (`systemd.exec(5)`, "Process Exit Codes").
+    StartFailed(i32),
     /// The launcher starts and stops this unit itself, nobody else.
     NotYours,
     /// A step of the launcher's own failed; its log has the cause.
-    Failed {
-        /// Which.
-        step: Step,
-    },
+    Failed(Step),
 }
 
 /// A step of the launcher that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[allow(missing_docs, reason = "the steps are those of docs/protocol.md")]
 pub enum Step {
-    /// Assigning the user's uid.
-    AssignUid,
-    /// Publishing the uid's name.
-    PublishName,
-    /// Making the user's directories.
-    UserDirectories,
-    /// Making the run's input and output.
-    RunFiles,
-    /// Asking systemd.
     AskSystemd,
-    /// Removing the run's input and output.
-    RemoveFiles,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::Busy { run: Some(run) } => {
-                write!(f, "the user's agent is busy with run {}", run.as_str())
-            }
-            Refusal::Busy { run: None } => write!(f, "the user's agent is about to end; try again"),
-            Refusal::Full { limit } => {
-                write!(f, "{limit} agents are up, as many as MAX_CONCURRENT_RUNS allows")
-            }
-            Refusal::StartFailed { status } => {
-                write!(f, "systemd could not start the agent (status {status}); see the launcher's log")
-            }
-            Refusal::NotYours => write!(f, "the launcher alone starts and stops this unit"),
-            Refusal::Failed { step } => write!(f, "the launcher failed at {step:?}; see its log"),
-        }
-    }
+    AssignUid,
+    PublishName,
+    UserDirectories,
+    RunFiles,
 }
 
 /// Why bytes are no message.
@@ -192,29 +136,15 @@ pub enum WireError {
     Length(usize),
     /// A frame of another version.
     Version(u8),
-    /// Not a message.
+    /// Not exactly one message.
     Value(String),
-    /// Bytes behind the message.
-    Trailing(usize),
 }
 
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WireError::Io(error) => write!(f, "{error}"),
-            WireError::Length(length) => {
-                write!(f, "a frame of {length} bytes (1 to {MAX_FRAME} are allowed)")
-            }
-            WireError::Version(version) => {
-                write!(f, "version {version} (this is {VERSION}); upgrade both sides")
-            }
-            WireError::Value(what) => write!(f, "not a message: {what}"),
-            WireError::Trailing(count) => write!(f, "{count} bytes behind the message"),
-        }
+        write!(f, "{self:?} (version {VERSION}, 1 to {MAX_FRAME} bytes)")
     }
 }
-
-impl std::error::Error for WireError {}
 
 const fn config() -> Configuration<LittleEndian, Fixint, Limit<MAX_FRAME>> {
     bincode::config::standard().with_fixed_int_encoding().with_limit::<MAX_FRAME>()
@@ -247,7 +177,7 @@ pub fn decode<T: Decode<()>>(payload: &[u8]) -> Result<T, WireError> {
     }
     let (message, used) =
         bincode::decode_from_slice(value, config()).map_err(|error| WireError::Value(error.to_string()))?;
-    if used == value.len() { Ok(message) } else { Err(WireError::Trailing(value.len() - used)) }
+    if used == value.len() { Ok(message) } else { Err(WireError::Value("bytes behind it".into())) }
 }
 
 /// Reads one message; None when the peer has closed the connection between two frames.
@@ -285,7 +215,7 @@ mod tests {
 
     fn start() -> Request {
         let run = Run::parse("01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d").unwrap();
-        Request::StartAgent { user: User::parse("alice").unwrap(), run }
+        Request::StartAgent(User::parse("alice").unwrap(), run)
     }
 
     #[test]
@@ -313,7 +243,7 @@ mod tests {
         assert!(matches!(read::<Request>(other.as_slice()), Err(WireError::Version(2))));
         let mut longer = frame[4..].to_vec();
         longer.push(0);
-        assert!(matches!(decode::<Request>(&longer), Err(WireError::Trailing(1))));
+        assert!(matches!(decode::<Request>(&longer), Err(WireError::Value(_))));
         let mut hostile = frame[4..].to_vec();
         hostile[13] = b'/';
         assert!(matches!(decode::<Request>(&hostile), Err(WireError::Value(_))));

@@ -52,11 +52,11 @@ pub async fn ensure(services: &Services, user: &User, run: Uuid, known: bool) ->
         let error = match services.launcher.start_agent(user, &run).await {
             Ok(uid) => return Ok(Ensured::Started(uid)),
             // What an earlier run left, whose end the front did not live to see.
-            Err(LauncherError::Refused(Refusal::Busy { .. })) => {
+            Err(LauncherError::Refused(Refusal::Busy(_))) => {
                 let _ = services.launcher.stop(Unit::Agent(user.clone())).await;
                 Verdict::failed("agent_busy", "the sandbox of an earlier run could not be stopped")
             }
-            Err(error @ LauncherError::Refused(Refusal::Full { .. })) => {
+            Err(error @ LauncherError::Refused(Refusal::Full(_))) => {
                 Verdict::failed("at_capacity", error.to_string())
             }
             Err(error @ LauncherError::Refused(_)) => {
