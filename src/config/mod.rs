@@ -1,1 +1,151 @@
-//! config
+//! The configuration: one file, one table, every mistake at once.
+//!
+//! Each program takes what it reads from the same table. What is wrong stops the start with exit status 78 and names the
+//! variable, what is wrong and what would be right; a value is never repeated, because it may be a secret.
+
+mod checks;
+pub mod project;
+pub mod reference;
+pub mod values;
+pub mod variables;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use values::Values;
+
+/// The configuration file.
+pub const FILE: &str = "/etc/pi-gateway/gateway.env";
+/// `EX_CONFIG` of sysexits.h.
+pub const EX_CONFIG: u8 = 78;
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes(pub Vec<String>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for mistake in &self.0 {
+            writeln!(f, "{mistake}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+/// What tokens are judged by.
+#[derive(Clone)]
+pub struct JwtConfig {
+    /// The present secret, and the one before if it still counts.
+    pub secrets: Vec<String>,
+    /// `JWT_ISSUER`
+    pub issuer: Option<String>,
+    /// `JWT_AUDIENCE`
+    pub audience: Option<String>,
+    /// `JWT_USER_CLAIM`
+    pub user_claim: String,
+    /// `JWT_MAX_LIFETIME_S`
+    pub max_lifetime: Duration,
+}
+
+impl fmt::Debug for JwtConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JwtConfig {{ {} secrets, user_claim: {} }}", self.secrets.len(), self.user_claim)
+    }
+}
+
+/// Fixed places; tests have others.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "packaging/tmpfiles.d says what each is")]
+pub struct Paths {
+    pub state: PathBuf,
+    pub raw: PathBuf,
+    pub usage: PathBuf,
+    pub launcher_socket: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Paths {
+            state: "/var/lib/pi-gateway/front".into(),
+            raw: "/var/lib/pi-gateway/raw".into(),
+            usage: "/var/lib/pi-gateway/usage".into(),
+            launcher_socket: "/run/pi-gateway/launcher/launcher.sock".into(),
+        }
+    }
+}
+
+/// What the front is configured with.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the fields are the variables of the same names")]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub request_timeout: Duration,
+    pub finalization_timeout: Duration,
+    pub run_timeout: Duration,
+    pub cancel_grace: Duration,
+    pub run_retention: Duration,
+    pub max_concurrent_runs: usize,
+    pub models_path: PathBuf,
+    pub default_model: String,
+    pub cors_origins: Vec<String>,
+    pub jwt: JwtConfig,
+    pub paths: Paths,
+}
+
+/// Reads and judges the configuration in `file`; gives it with warnings.
+///
+/// # Errors
+/// Every mistake.
+pub fn load(file: &Path) -> Result<(Config, Vec<String>), Mistakes> {
+    let (values, warnings) = Values::load(file)?;
+    Ok((Config::new(&values)?, warnings))
+}
+
+impl Config {
+    /// Takes the front's part of checked values.
+    ///
+    /// # Errors
+    /// When the values were not checked.
+    pub fn new(values: &Values) -> Result<Self, Mistakes> {
+        let text = |name: &str| Some(values.get(name).to_owned()).filter(|value| !value.is_empty());
+        let milliseconds = |name: &str| Duration::from_millis(values.number(name));
+        let address = format!("{}:{}", bracketed(values.get("HOST")), values.get("PORT"));
+        let listen =
+            address.parse().map_err(|_| Mistakes(vec![format!("HOST, PORT: {address} is no address")]))?;
+        let secrets =
+            ["JWT_SHARED_SECRET", "JWT_SHARED_SECRET_PREVIOUS"].into_iter().filter_map(text).collect();
+        Ok(Config {
+            listen,
+            request_timeout: milliseconds("REQUEST_TIMEOUT_MS"),
+            finalization_timeout: milliseconds("WORKSPACE_FINALIZATION_TIMEOUT_MS"),
+            run_timeout: milliseconds("RUN_TIMEOUT_MS"),
+            cancel_grace: milliseconds("RUN_CANCEL_GRACE_MS"),
+            run_retention: Duration::from_secs(values.number("RUN_RETENTION_DAYS") * 86_400),
+            max_concurrent_runs: usize::try_from(values.number("MAX_CONCURRENT_RUNS")).unwrap_or(1),
+            models_path: values.get("PI_GATEWAY_MODELS").into(),
+            default_model: values.get("PI_GATEWAY_DEFAULT_MODEL").to_owned(),
+            cors_origins: values.get("CORS_ORIGINS").split(',').map(|one| one.trim().to_owned()).collect(),
+            jwt: JwtConfig {
+                secrets,
+                issuer: text("JWT_ISSUER"),
+                audience: text("JWT_AUDIENCE"),
+                user_claim: values.get("JWT_USER_CLAIM").to_owned(),
+                max_lifetime: Duration::from_secs(values.number("JWT_MAX_LIFETIME_S")),
+            },
+            paths: Paths::default(),
+        })
+        .map(|mut config: Config| {
+            config.cors_origins.retain(|origin| !origin.is_empty());
+            config
+        })
+    }
+}
+
+/// An IPv6 address needs brackets before a port.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+}
