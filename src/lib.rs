@@ -4,6 +4,7 @@
 //! which this one uses for the names, the wire format and the launcher's settings only.
 
 pub mod auth;
+pub mod cli;
 pub mod config;
 pub mod http;
 pub mod launcher;

@@ -1,0 +1,183 @@
+//! The program `pi-gateway`: the front, and the operator's commands.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lexopt::prelude::*;
+use pi_gateway_helper::names::User;
+
+use crate::config::{self, Config, EX_CONFIG, Mistakes};
+use crate::{auth, http};
+
+const USAGE: &str = "\
+usage: pi-gateway COMMAND [--config FILE]
+
+  serve                         the HTTP front; systemd starts it
+  check [--write DIRECTORY]     judges the configuration; with --write also writes what the launcher and the relays
+                                may know of it
+  token --user NAME [--ttl 1h]  makes a token for a user (s, m, h; at most JWT_MAX_LIFETIME_S)
+  config-reference              all variables, in Markdown
+  openapi                       the OpenAPI document
+
+--config FILE                   another file than /etc/pi-gateway/gateway.env
+";
+/// `EX_USAGE` of sysexits.h.
+const EX_USAGE: u8 = 64;
+
+enum Command {
+    Serve,
+    Check { write: Option<PathBuf> },
+    Token { user: String, lifetime: Duration },
+    Reference,
+    OpenApi,
+    Help,
+}
+
+/// Runs the command in the arguments; gives the exit status.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let (command, file) = match parse(arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            eprintln!("pi-gateway: {error}\n\n{USAGE}");
+            return ExitCode::from(EX_USAGE);
+        }
+    };
+    match command {
+        Command::Help => print(USAGE),
+        Command::Reference => print(&config::reference::markdown()),
+        Command::OpenApi => print(&http::openapi_json()),
+        Command::Check { write } => check(&file, write),
+        Command::Serve => with_config(&file, serve),
+        Command::Token { user, lifetime } => with_config(&file, |config| token(&config, &user, lifetime)),
+    }
+}
+
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Command, PathBuf), lexopt::Error> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let (mut name, mut file, mut write, mut user) = (None, PathBuf::from(config::FILE), None, None);
+    let mut lifetime = Duration::from_secs(3600);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("config") => file = parser.value()?.into(),
+            Long("write") => write = Some(parser.value()?.into()),
+            Long("user") => user = Some(parser.value()?.string()?),
+            Long("ttl") => lifetime = parse_lifetime(&parser.value()?.string()?)?,
+            Long("help") | Short('h') => name = Some("help".to_owned()),
+            Value(value) if name.is_none() => name = Some(value.string()?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    let command = match name.as_deref() {
+        Some("serve") => Command::Serve,
+        Some("check") => Command::Check { write },
+        Some("token") => Command::Token { user: user.ok_or("token needs --user NAME")?, lifetime },
+        Some("config-reference") => Command::Reference,
+        Some("openapi") => Command::OpenApi,
+        Some("help") => Command::Help,
+        Some(other) => return Err(format!("there is no command {other}").into()),
+        None => return Err("a command is needed".into()),
+    };
+    Ok((command, file))
+}
+
+/// A number of seconds, minutes or hours.
+fn parse_lifetime(text: &str) -> Result<Duration, lexopt::Error> {
+    let (digits, unit) = text.split_at(text.len() - usize::from(text.ends_with(['s', 'm', 'h'])));
+    let seconds = match unit {
+        "m" => 60,
+        "h" => 3600,
+        _ => 1,
+    };
+    let number = digits.parse::<u32>().map_err(|_| format!("--ttl {text}: a number with s, m or h, such as 15m"))?;
+    Ok(Duration::from_secs(u64::from(number) * seconds))
+}
+
+fn print(text: &str) -> ExitCode {
+    // A reader that has seen enough is no error.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn refuse(mistakes: &Mistakes) -> ExitCode {
+    let count = mistakes.0.len();
+    eprintln!("pi-gateway: the configuration has {count} mistake{}:", if count == 1 { "" } else { "s" });
+    eprint!("{mistakes}");
+    ExitCode::from(EX_CONFIG)
+}
+
+fn with_config(file: &std::path::Path, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    match config::load(file) {
+        Ok((config, warnings)) => {
+            for warning in warnings {
+                eprintln!("pi-gateway: warning: {warning}");
+            }
+            then(config)
+        }
+        Err(mistakes) => refuse(&mistakes),
+    }
+}
+
+fn check(file: &std::path::Path, write: Option<PathBuf>) -> ExitCode {
+    let (values, warnings) = match config::values::Values::load(file) {
+        Ok(loaded) => loaded,
+        Err(mistakes) => return refuse(&mistakes),
+    };
+    let models = std::path::Path::new(values.get("PI_GATEWAY_MODELS"));
+    if let Err(mistake) = crate::models::default_of(models, values.get("PI_GATEWAY_DEFAULT_MODEL")) {
+        return refuse(&Mistakes(vec![mistake]));
+    }
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+    match write.map(|directory| config::project::write(&values, &directory)) {
+        Some(Err(error)) => {
+            eprintln!("pi-gateway: writing the configuration of launcher and relays: {error}");
+            ExitCode::FAILURE
+        }
+        Some(Ok(())) => ExitCode::SUCCESS,
+        None => print("the configuration is valid\n"),
+    }
+}
+
+fn token(config: &Config, user: &str, lifetime: Duration) -> ExitCode {
+    let signed = User::parse(&user.to_ascii_lowercase())
+        .map_err(|error| format!("--user {error}"))
+        .and_then(|user| auth::sign(&config.jwt, &user, lifetime, jiff::Timestamp::now()));
+    match signed {
+        Ok(token) => print(&format!("{token}\n")),
+        Err(error) => {
+            eprintln!("pi-gateway: {error}");
+            ExitCode::from(EX_USAGE)
+        }
+    }
+}
+
+fn serve(config: Config) -> ExitCode {
+    log_to_stderr();
+    // Two threads: one that is busy with a chatty agent must not hold up the others.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let served = match runtime {
+        Ok(runtime) => runtime.block_on(http::serve(config)),
+        Err(error) => {
+            eprintln!("pi-gateway: starting threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pi-gateway: {error}");
+            ExitCode::from(if error.is_config() { EX_CONFIG } else { 1 })
+        }
+    }
+}
+
+/// Structured lines for the journal. `RUST_LOG` chooses what is told; `info` unless set.
+pub fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
