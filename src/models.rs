@@ -122,8 +122,8 @@ impl Catalogue {
     /// Every mistake found, with the entry it is in.
     pub fn parse(text: &str) -> Result<Self, Vec<String>> {
         // Entry by entry, so that one bad entry does not hide the mistakes of the next.
-        let entries: Vec<&serde_json::value::RawValue> = serde_json::from_str(text)
-            .map_err(|e| vec![format!("is not a JSON array of models: {e}")])?;
+        let entries: Vec<&serde_json::value::RawValue> =
+            serde_json::from_str(text).map_err(|e| vec![format!("is not a JSON array of models: {e}")])?;
         let mut list = Vec::new();
         if entries.is_empty() {
             list.push("lists no model; name at least one".to_owned());

@@ -33,7 +33,12 @@ impl Failure {
     /// A refusal of the client's request.
     #[must_use]
     pub fn refused(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self { status, code: code.to_owned(), kind: "invalid_request_error".to_owned(), message: message.into() }
+        Self {
+            status,
+            code: code.to_owned(),
+            kind: "invalid_request_error".to_owned(),
+            message: message.into(),
+        }
     }
 
     /// A failure on this side or upstream, worth another try.
@@ -81,7 +86,8 @@ impl Failure {
     #[must_use]
     pub fn answer(&self, close: bool) -> Response<Full<Bytes>> {
         let code = if self.code.is_empty() { None } else { Some(&self.code) };
-        let body = json!({"error": {"message": self.message, "type": self.kind, "param": null, "code": code}});
+        let body =
+            json!({"error": {"message": self.message, "type": self.kind, "param": null, "code": code}});
         let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -123,12 +129,14 @@ fn own_sentence(status: StatusCode) -> String {
 }
 
 fn is_word(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 /// Takes out what names the account: keys, organisations, projects, users and request ids.
 fn scrub(text: &str) -> String {
-    const PREFIXES: [&str; 9] = ["sk-", "org-", "proj_", "proj-", "user-", "req_", "sess-", "key_", "svcacct"];
+    const PREFIXES: [&str; 9] =
+        ["sk-", "org-", "proj_", "proj-", "user-", "req_", "sess-", "key_", "svcacct"];
     let part = |c: char| c.is_ascii_alphanumeric() || "-_*.".contains(c);
     let mut out = String::new();
     let mut rest: &str = text;
@@ -186,7 +194,10 @@ mod tests {
             failure.message,
             "Rate limit reached for gpt-6-sol in organization [hidden] on tokens per min, project [hidden] Please try again in 1s."
         );
-        let failure = upstream(400, r#"{"error":{"message":"Your input exceeds the context window of this model.","code":"context_length_exceeded"}}"#);
+        let failure = upstream(
+            400,
+            r#"{"error":{"message":"Your input exceeds the context window of this model.","code":"context_length_exceeded"}}"#,
+        );
         assert!(failure.message.contains("exceeds the context window"));
         assert_eq!(failure.code, "context_length_exceeded");
     }
@@ -197,10 +208,16 @@ mod tests {
         assert!(upstream(429, "").message.contains("rate limit"));
         assert_eq!(upstream(302, "").status, StatusCode::BAD_GATEWAY);
         assert_eq!(upstream(204, "").status, StatusCode::BAD_GATEWAY);
-        let echoed = upstream(500, r#"{"error":{"message":"header was Bearer sk-proj-AbCdEf123456","type":"A B","code":"x y"}}"#);
+        let echoed = upstream(
+            500,
+            r#"{"error":{"message":"header was Bearer sk-proj-AbCdEf123456","type":"A B","code":"x y"}}"#,
+        );
         assert!(!format!("{echoed:?}").contains("AbCdEf"));
         assert_eq!((echoed.code.as_str(), echoed.kind.as_str()), ("", "upstream_error"));
-        assert!(upstream(500, &format!(r#"{{"error":{{"message":"{}"}}}}"#, "x".repeat(9000))).message.len() <= 2000);
+        assert!(
+            upstream(500, &format!(r#"{{"error":{{"message":"{}"}}}}"#, "x".repeat(9000))).message.len()
+                <= 2000
+        );
     }
 
     #[tokio::test]

@@ -127,8 +127,19 @@ mod tests {
     #[test]
     fn nothing_about_the_account_comes_back() {
         let mut upstream = HeaderMap::new();
-        for name in ["set-cookie", "openai-organization", "openai-project", "x-ratelimit-limit-tokens", "x-request-id",
-            "content-type", "retry-after", "cache-control", "transfer-encoding", "connection", "content-length"] {
+        for name in [
+            "set-cookie",
+            "openai-organization",
+            "openai-project",
+            "x-ratelimit-limit-tokens",
+            "x-request-id",
+            "content-type",
+            "retry-after",
+            "cache-control",
+            "transfer-encoding",
+            "connection",
+            "content-length",
+        ] {
             upstream.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
         }
         assert_eq!(names(&inward(&upstream)), ["cache-control", "content-type", "retry-after"]);

@@ -33,9 +33,8 @@ const PART_TYPES: [&str; 8] = [
     "input_file",
 ];
 /// Members a rule exists for. In another case they are refused, since some servers match names without case.
-const RULED: [&str; 10] = [
-    "type", "content", "output", "summary", "tools", "image_url", "file_url", "file_id", "id", "role",
-];
+const RULED: [&str; 10] =
+    ["type", "content", "output", "summary", "tools", "image_url", "file_url", "file_id", "id", "role"];
 
 /// The `input` of a request: bare text, or a list of items. Holds the bytes of its `data:` URLs.
 #[derive(Debug, Default, Clone, Copy)]
