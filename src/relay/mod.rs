@@ -25,3 +25,6 @@ pub mod sse;
 pub mod upstream;
 pub mod usage;
 pub mod watch;
+
+#[cfg(test)]
+mod tests;
