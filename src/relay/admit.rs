@@ -26,7 +26,7 @@ const PATH: &str = "/v1/responses";
 pub fn admit(head: &Parts, port: u16) -> Result<u64, Failure> {
     let bad = |code: &str, message: &str| Failure::refused(StatusCode::BAD_REQUEST, code, message);
     if head.version != Version::HTTP_11 {
-        return Err(bad("http_version", "no other HTTP version than 1.1 is spoken here"));
+        return Err(bad("http_version", "only HTTP/1.1 is spoken here"));
     }
     if head.uri.scheme().is_some() || head.uri.authority().is_some() {
         return Err(bad("absolute_form", "this is not a proxy: send the path only"));
