@@ -8,8 +8,10 @@ pub const MAX_BODY: u64 = 32 * 1024 * 1024;
 pub const ALL_BODIES: usize = 256 * 1024 * 1024;
 /// Request bodies held at one time for one user, in bytes.
 pub const USER_BODIES: usize = 64 * 1024 * 1024;
-/// Largest request head, in bytes; also the size of a connection's buffers.
-pub const MAX_HEAD: usize = 64 * 1024;
+/// Largest request head, in bytes; pi's has about 1,000.
+pub const MAX_HEAD: usize = 16 * 1024;
+/// Largest read or write buffer of a connection, in bytes.
+pub const MAX_BUFFER: usize = 64 * 1024;
 /// Most header lines of a request.
 pub const MAX_HEADERS: usize = 64;
 /// Open connections of one user; more wait in the kernel's backlog.

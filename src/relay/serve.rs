@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::agents::{Agent, stopping};
 use super::failure::{Failure, keep_retry_after};
-use super::limits::{MAX_HEAD, MAX_HEADERS};
+use super::limits::{MAX_BUFFER, MAX_HEAD, MAX_HEADERS};
 use super::meter::Meter;
 use super::{admit, body, headers, policy, upstream};
 
@@ -39,7 +39,8 @@ pub async fn connection(stream: TcpStream, agent: Arc<Agent>, mut closing: watch
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(waits.head)
-            .max_buf_size(MAX_HEAD)
+            .max_header_size(MAX_HEAD)
+            .max_buf_size(MAX_BUFFER)
             .max_headers(MAX_HEADERS)
             .serve_connection(TokioIo::new(stream), service)
     );
