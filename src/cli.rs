@@ -91,7 +91,8 @@ fn parse_lifetime(text: &str) -> Result<Duration, lexopt::Error> {
         "h" => 3600,
         _ => 1,
     };
-    let number = digits.parse::<u32>().map_err(|_| format!("--ttl {text}: a number with s, m or h, such as 15m"))?;
+    let number =
+        digits.parse::<u32>().map_err(|_| format!("--ttl {text}: a number with s, m or h, such as 15m"))?;
     Ok(Duration::from_secs(u64::from(number) * seconds))
 }
 
@@ -126,7 +127,7 @@ fn check(file: &std::path::Path, write: Option<PathBuf>) -> ExitCode {
         Err(mistakes) => return refuse(&mistakes),
     };
     let models = std::path::Path::new(values.get("PI_GATEWAY_MODELS"));
-    if let Err(mistake) = crate::models::default_of(models, values.get("PI_GATEWAY_DEFAULT_MODEL")) {
+    if let Err(mistake) = crate::models::with_default(models, values.get("PI_GATEWAY_DEFAULT_MODEL")) {
         return refuse(&Mistakes(vec![mistake]));
     }
     for warning in warnings {

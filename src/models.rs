@@ -9,6 +9,7 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Largest models file, in bytes.
 pub const MAX_FILE: u64 = 256 * 1024;
@@ -30,7 +31,7 @@ pub enum Input {
 }
 
 /// How long a model thinks; the levels pi knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the levels are names, in ascending order; there is nothing to add")]
 pub enum Thinking {
@@ -41,6 +42,22 @@ pub enum Thinking {
     High,
     Xhigh,
     Max,
+}
+
+impl Thinking {
+    /// The level's name, as pi and the API write it.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Thinking::Off => "off",
+            Thinking::Minimal => "minimal",
+            Thinking::Low => "low",
+            Thinking::Medium => "medium",
+            Thinking::High => "high",
+            Thinking::Xhigh => "xhigh",
+            Thinking::Max => "max",
+        }
+    }
 }
 
 /// Prices in USD per million tokens.
@@ -156,6 +173,18 @@ impl Catalogue {
     /// All models, in the file's order.
     pub fn iter(&self) -> impl Iterator<Item = &Model> {
         self.0.iter()
+    }
+}
+
+/// Loads the catalogue and sees that it offers the default model.
+///
+/// # Errors
+/// What is wrong with either, as a sentence for the operator.
+pub fn with_default(path: &Path, default: &str) -> Result<Catalogue, String> {
+    let catalogue = Catalogue::load(path).map_err(|mistakes| mistakes.to_string())?;
+    match catalogue.get(default) {
+        Some(_) => Ok(catalogue),
+        None => Err(format!("PI_GATEWAY_DEFAULT_MODEL: {} offers no model `{default}`", path.display())),
     }
 }
 

@@ -3,6 +3,8 @@
 //! Each recording is one JSON line per record, `{"ms", "dir": in|out|err|exit, "rec"}`. The golden file holds what the
 //! client makes of each; `UPDATE_GOLDEN=1 cargo test --test transcripts` writes it anew, to be read before it is committed.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -120,9 +120,11 @@ mod tests {
     #[test]
     fn the_files_of_a_run_have_the_owners_and_modes_that_keep_user_and_front_apart() {
         let dir = tempfile::tempdir().unwrap();
-        if fs::symlink_metadata(dir.path()).unwrap().uid() != 0 {
-            panic!("run this test as root: it changes owners");
-        }
+        assert_eq!(
+            fs::symlink_metadata(dir.path()).unwrap().uid(),
+            0,
+            "run this test as root: it changes owners"
+        );
         let run = Run::parse("01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d").unwrap();
         let files = RunFiles::new(dir.path(), &run);
         for _ in 0..2 {

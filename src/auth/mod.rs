@@ -106,7 +106,12 @@ impl Verifier {
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn verify(&self, value: Option<&[u8]>, several: bool, now: jiff::Timestamp) -> Result<Caller, AuthError> {
+    pub fn verify(
+        &self,
+        value: Option<&[u8]>,
+        several: bool,
+        now: jiff::Timestamp,
+    ) -> Result<Caller, AuthError> {
         let value = value.ok_or(AuthError::Missing)?;
         if several || value.len() > MAX_VALUE {
             return Err(AuthError::Malformed);
@@ -173,7 +178,12 @@ impl Verifier {
 ///
 /// # Errors
 /// When there is no secret to sign with.
-pub fn sign(config: &JwtConfig, user: &User, lifetime: Duration, now: jiff::Timestamp) -> Result<String, String> {
+pub fn sign(
+    config: &JwtConfig,
+    user: &User,
+    lifetime: Duration,
+    now: jiff::Timestamp,
+) -> Result<String, String> {
     let secret = config.secrets.first().ok_or("there is no JWT_SHARED_SECRET")?;
     let lifetime = i64::try_from(lifetime.min(config.max_lifetime).as_secs()).unwrap_or(i64::MAX);
     let now = now.as_second();

@@ -14,7 +14,7 @@ use super::{App, health, router, server};
 use crate::auth::Verifier;
 use crate::config::Config;
 use crate::launcher::Launcher;
-use crate::models::Catalogue;
+use crate::models;
 use crate::runs::store::Store;
 use crate::runs::{Runs, Services, retention};
 
@@ -63,13 +63,7 @@ fn step(step: &'static str) -> impl Fn(io::Error) -> ServeError {
 /// See [`ServeError`].
 pub async fn serve(config: Config) -> Result<(), ServeError> {
     let catalogue =
-        Catalogue::load(&config.models_path).map_err(|error| ServeError::Models(error.to_string()))?;
-    if catalogue.get(&config.default_model).is_none() {
-        let (model, file) = (&config.default_model, config.models_path.display());
-        return Err(ServeError::Models(format!(
-            "PI_GATEWAY_DEFAULT_MODEL: {file} offers no model `{model}`"
-        )));
-    }
+        models::with_default(&config.models_path, &config.default_model).map_err(ServeError::Models)?;
     // The socket first: a wrong one stops the start before anything is touched.
     let listener = listener(config.listen)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(step("waiting for SIGTERM"))?;

@@ -23,7 +23,10 @@ const MAX_SENTENCE: usize = 4096;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Signal {
     /// pi has answered the state query; whether it is in a turn.
-    State { streaming: bool },
+    State {
+        /// Whether it is in a turn.
+        streaming: bool,
+    },
     /// pi has taken the model or thinking level.
     Chosen,
     /// pi has refused to choose the model or thinking level.

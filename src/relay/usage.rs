@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::sse::Tokens;
@@ -52,7 +53,7 @@ pub struct Record {
 }
 
 /// What one run has used so far.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
     /// Upstream requests, failed ones included.
     pub requests: u64,

@@ -59,7 +59,7 @@ impl Services {
     /// What the relay counted for a run; nothing when its sandbox never started.
     fn usage(&self, uid: Option<u32>, run: Uuid) -> Usage {
         let Some(uid) = uid else { return Usage::default() };
-        Usage::read(&self.usage, uid, &run.to_string(), &self.catalogue).unwrap_or_else(|error| {
+        Usage::read(&self.usage, uid, run, &self.catalogue).unwrap_or_else(|error| {
             tracing::error!(%run, %error, "the run's usage could not be read");
             Usage::default()
         })
