@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{CONTENT_TYPE, HeaderMap};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -139,7 +139,11 @@ async fn judge(agent: &Arc<Agent>, held: body::Held) -> Result<(body::Held, Verd
     })
 }
 
+/// Whether an answer is a stream that can be read on the way; a compressed one, which was not asked for, cannot.
 fn is_event_stream(headers: &HeaderMap) -> bool {
+    if headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        return false;
+    }
     let media = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).and_then(|t| t.split(';').next());
     media.is_some_and(|m| m.trim().eq_ignore_ascii_case("text/event-stream"))
 }

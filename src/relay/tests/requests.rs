@@ -199,16 +199,26 @@ fn bodies_are_held_within_the_users_budget() {
     let waits = Waits { body_idle: LONG, ..waits() };
     let (bench, _) =
         Bench::with(&upstream.base(), waits, own_uid()..=own_uid(), |_| Vec::new()).handed_over();
-    let mut held: Vec<TcpStream> = Vec::new();
     let most = crate::relay::limits::MAX_BODY as usize;
-    for _ in 0..crate::relay::limits::USER_BODIES / most {
+    let hold = || {
         let mut stream = bench.connect();
         stream.write_all(bench.head("", most).as_bytes()).unwrap();
         stream.write_all(b"{").unwrap();
-        held.push(stream);
-    }
-    // Declared sizes count, so the budget is used up as soon as both heads have been read.
-    let refused = (0..1000).map(|_| bench.post("", BODY)).find(|answer| status(answer) == 503).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        stream
+    };
+    let mut held: Vec<TcpStream> = (0..crate::relay::limits::USER_BODIES / most).map(|_| hold()).collect();
+    // Declared sizes count, so the budget is used up as soon as all heads have been read. A small request that is
+    // read before them can take a large one's place; that one is then sent again.
+    let refused = (0..10_000).map(|_| bench.post("", BODY)).find(|answer| {
+        for stream in &mut held {
+            if stream.peek(&mut [0]).is_ok() {
+                *stream = hold();
+            }
+        }
+        status(answer) == 503
+    });
+    let refused = refused.unwrap();
     assert_eq!(error(&refused)["error"]["code"], "gateway_busy");
     drop(held);
     let served = (0..1000).map(|_| bench.post("", BODY)).any(|answer| status(&answer) == 200);

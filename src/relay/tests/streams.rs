@@ -23,6 +23,14 @@ fn errors_of_the_upstream_keep_their_status_and_lose_the_account() {
         (reply("503 Oops", "", ""), 503, "server error"),
         (reply("302 Found", "Location: http://127.0.0.1:1/\r\n", ""), 502, "does not understand"),
         (reply("200 OK", "", "{}"), 502, "does not understand"),
+        (
+            Mode::Answer(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\nContent-Length: 0\r\n\r\n"
+                    .to_owned(),
+            ),
+            502,
+            "does not understand",
+        ),
         (Mode::Answer("not http at all\r\n\r\n".to_owned()), 502, "cannot be reached"),
         (Mode::Answer(String::new()), 502, "cannot be reached"),
     ] {

@@ -116,7 +116,8 @@ async fn run(
                 stream.message(&words(&text), Duration::ZERO, true).await?;
             }
             Step::Cut => {
-                stream.message(&words("This answer breaks "), Duration::ZERO, false).await?;
+                // The pause lets the part go out: an abort throws away what is not yet on the wire.
+                stream.message(&words("This answer breaks "), Duration::from_millis(50), false).await?;
                 stream.cut().await;
                 return Ok("cut");
             }
