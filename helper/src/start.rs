@@ -97,16 +97,15 @@ fn open_registry(settings: &Settings) -> std::io::Result<Registry> {
     Ok(registry)
 }
 
-/// Keeps CAP_CHOWN, which giving a user his directories needs, and nothing else.
+/// Keeps CAP_CHOWN, which giving a user his directories needs, and nothing else. Under its unit nothing is left to drop,
+/// and capset is not allowed.
 fn drop_capabilities() -> Result<(), caps::errors::CapsError> {
     let keep: CapsHashSet = [Capability::CAP_CHOWN].into_iter().collect();
-    caps::clear(None, CapSet::Ambient)?;
-    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
-    for capability in caps::read(None, CapSet::Bounding)? {
-        if !keep.contains(&capability) && caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
-            caps::drop(None, CapSet::Bounding, capability)?;
+    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        let held = caps::read(None, set)?;
+        if !held.is_subset(&keep) {
+            caps::set(None, set, &held.intersection(&keep).copied().collect())?;
         }
     }
-    caps::set(None, CapSet::Effective, &keep)?;
-    caps::set(None, CapSet::Permitted, &keep)
+    Ok(())
 }

@@ -19,6 +19,9 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 /// The first wait before another try; it doubles up to a second.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 
+/// How much of an agent's standard error goes into the log, in bytes.
+const MAX_STDERR: usize = 2048;
+
 /// The unit of a user's agent. The launcher makes the same name; a test compares.
 pub fn unit_name(user: &User) -> String {
     format!("pi-gateway-agent-{}.service", user.as_str())
@@ -90,6 +93,7 @@ pub async fn end_of(services: &Services, user: &User, run: Uuid) -> Verdict {
         Ok(name) => name,
         Err(verdict) => return verdict,
     };
+    tell_operator(services, run);
     let mut retry = Retry::new(Duration::from_secs(5));
     loop {
         let Some(state) = status(services, user).await else {
@@ -105,6 +109,21 @@ pub async fn end_of(services: &Services, user: &User, run: Uuid) -> Verdict {
         if over || !retry.wait().await {
             return verdict::of_unit(&state);
         }
+    }
+}
+
+/// Puts the end of what the agent wrote to its standard error into the log: enter's reason for not starting it, or a
+/// stack of pi's. It is the agent's text, so it goes nowhere else.
+fn tell_operator(services: &Services, run: Uuid) {
+    use std::os::unix::fs::FileExt;
+    let path = services.raw_dir(run).join("err");
+    let mut tail = vec![0; MAX_STDERR];
+    let read = std::fs::File::open(path).and_then(|file| {
+        let length = file.metadata()?.len();
+        file.read_at(&mut tail, length.saturating_sub(MAX_STDERR as u64))
+    });
+    if let Ok(count @ 1..) = read {
+        tracing::warn!(%run, stderr = %String::from_utf8_lossy(&tail[..count]), "the agent ended before its run");
     }
 }
 
