@@ -1,0 +1,47 @@
+# The commands of this project. Each does its own set-up on a Debian-like machine with root, cargo and npm.
+#
+#   make demo            one prompt through everything, shown live
+#   make up, make down   a gateway that stays, reachable from this machine
+#   make test [T=name]   every test a change needs, or those whose names contain T
+#   make test-full       the heavy ones as well
+#   make bench           figures beside their limits
+#   make lint            formatting, clippy, licences and advisories
+
+SHELL := /bin/bash
+RUNTIME := .build/runtime/1.5.2/pins
+BINARIES := target/release/pi-gateway target/release/pi-gateway-launcher
+.PHONY: demo up down test test-full bench lint setup build clean
+
+demo: setup build
+	tests/demo
+
+up: setup build
+	tests/up
+
+down:
+	tests/testhost down up
+
+test: setup build
+	tests/run-tests $(T)
+
+test-full: setup build
+	HEAVY=1 tests/run-tests $(T)
+
+bench: setup build
+	tests/bench/run
+
+lint:
+	tests/lint
+
+# Programs of Debian that are missing, and pi with its node.
+setup:
+	@tests/setup
+	@packaging/runtime/fetch .build/runtime
+
+# The helper on its own: together with the rest its crates would get features that it does not ask for.
+build:
+	@cargo build --quiet --release -p pi-gateway-helper
+	@cargo build --quiet --release -p pi-gateway -p pi-gateway-upstream
+
+clean:
+	rm -rf .build target
