@@ -37,6 +37,15 @@ pub struct RunPage {
     next: Option<String>,
 }
 
+/// A run with what it was asked to do.
+#[derive(Serialize, ToSchema)]
+pub struct RunWithPrompt {
+    #[serde(flatten)]
+    run: Run,
+    /// What the agent was asked to do.
+    prompt: String,
+}
+
 /// Parameters of `POST /runs`.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -173,14 +182,21 @@ pub async fn list(
 /// One of the user's runs.
 #[utoipa::path(get, path = "/runs/{id}", tag = "runs", security(("bearer" = [])),
     params(("id" = String, Path, description = "The run's id")),
-    responses((status = 200, body = Run), (status = 401, body = Problem), (status = 404, body = Problem)))]
+    responses((status = 200, body = RunWithPrompt), (status = 401, body = Problem), (status = 404, body = Problem)))]
 pub async fn show(
     State(app): State<App>,
     Caller(caller): Caller,
     Path(id): Path<String>,
-) -> Result<Json<Run>, Box<Problem>> {
-    let run = app.runs.get(&caller.user, run_id(&id)?).map_err(storage)?;
-    run.map(Json).ok_or_else(|| Problem::not_found("This run"))
+) -> Result<Json<RunWithPrompt>, Box<Problem>> {
+    let (runs, id) = (app.runs.clone(), run_id(&id)?);
+    // A request may be megabytes long, and comes from the disk.
+    let read = tokio::task::spawn_blocking(move || {
+        let Some(run) = runs.get(&caller.user, id)? else { return Ok(None) };
+        let request = runs.services().store.request(&caller.user, id)?;
+        Ok(request.map(|request| RunWithPrompt { run, prompt: request.prompt }))
+    });
+    let found = read.await.map_err(std::io::Error::other).and_then(|result| result).map_err(storage)?;
+    found.map(Json).ok_or_else(|| Problem::not_found("This run"))
 }
 
 /// Ends a run; the session stays. A run that has ended stays as it is.

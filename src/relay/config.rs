@@ -8,9 +8,12 @@ use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use reqwest::Url;
+
+use pi_gateway_helper::settings;
 
 use crate::models::Catalogue;
 
@@ -28,6 +31,8 @@ pub struct Config {
     pub port: u16,
     /// What may be asked for.
     pub catalogue: Catalogue,
+    /// How long usage files are kept.
+    pub retention: Duration,
     /// The provider's key.
     pub key: ApiKey,
 }
@@ -105,9 +110,9 @@ impl Config {
     pub fn load(file: &Path, credentials: Option<&Path>) -> Result<Self, Mistakes> {
         let mut list = Vec::new();
         let mut note = |result: Result<(), String>| list.extend(result.err());
-        let (mut base, mut port, mut models) =
-            ("https://api.openai.com/v1".to_owned(), "4180".to_owned(), String::new());
-        match read(file).and_then(|text| settings(&text)) {
+        let (mut base, mut port, mut models, mut days) =
+            ("https://api.openai.com/v1".to_owned(), "4180".to_owned(), String::new(), "30".to_owned());
+        match read(file).and_then(|text| settings::parse(&text).map_err(|mistakes| mistakes.join("; "))) {
             Err(mistake) => note(Err(format!("{}: {mistake}", file.display()))),
             Ok(pairs) => {
                 for (name, value) in pairs {
@@ -115,7 +120,9 @@ impl Config {
                         "OPENAI_BASE_URL" => base = value,
                         "INTERNAL_PROVIDER_PORT" => port = value,
                         "PI_GATEWAY_MODELS" => models = value,
-                        _ => tracing::warn!(name, "setting is not for the model relay; ignored"),
+                        "RUN_RETENTION_DAYS" => days = value,
+                        // The rest of what the table says it reads belongs to routes that are not asked for.
+                        _ => {}
                     }
                 }
             }
@@ -131,9 +138,11 @@ impl Config {
             keep(Err("PI_GATEWAY_MODELS must be an absolute path".to_owned()), &mut note)
         };
         let key = keep(credential(credentials), &mut note);
-        match (endpoint, port, catalogue, key) {
-            (Some(endpoint), Some(port), Some(catalogue), Some(key)) if list.is_empty() => {
-                Ok(Self { endpoint, port, catalogue, key })
+        let days = days.parse::<u64>().map_err(|_| "RUN_RETENTION_DAYS must be a whole number".to_owned());
+        let retention = keep(days.map(|days| Duration::from_secs(days * 86_400)), &mut note);
+        match (endpoint, port, catalogue, key, retention) {
+            (Some(endpoint), Some(port), Some(catalogue), Some(key), Some(retention)) if list.is_empty() => {
+                Ok(Self { endpoint, port, catalogue, key, retention })
             }
             _ => Err(Mistakes(list)),
         }
@@ -149,23 +158,6 @@ fn read(path: &Path) -> Result<String, String> {
     let file = File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;
     file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|e| format!("cannot be read: {e}"))?;
     if text.len() as u64 > MAX_FILE { Err(format!("is larger than {MAX_FILE} bytes")) } else { Ok(text) }
-}
-
-/// `KEY=VALUE` lines, blank lines and `#` comments; the launcher has already checked and unquoted what it writes.
-fn settings(text: &str) -> Result<Vec<(String, String)>, String> {
-    text.lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'))
-        .map(|(index, line)| {
-            let (name, value) = line.split_once('=').ok_or(format!("line {} is not KEY=VALUE", index + 1))?;
-            let value = value.trim();
-            let bare = ['"', '\'']
-                .iter()
-                .find_map(|q| value.strip_prefix(*q).and_then(|v| v.strip_suffix(*q)))
-                .unwrap_or(value);
-            Ok((name.trim().to_owned(), bare.to_owned()))
-        })
-        .collect()
 }
 
 /// The one URL requests are sent to. Plain http only leaves the machine's own loopback out: the key goes with it.

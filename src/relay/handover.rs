@@ -249,8 +249,7 @@ fn parse(message: &[u8]) -> Option<Uuid> {
 /// A run id: a UUID of version 7 in its canonical, lower-case text.
 #[must_use]
 pub fn parse_run(text: &str) -> Option<Uuid> {
-    let run = Uuid::try_parse(text).ok()?;
-    (run.get_version_num() == 7 && run.hyphenated().to_string() == text).then_some(run)
+    Uuid::try_parse(pi_gateway_helper::names::Run::parse(text).ok()?.as_str()).ok()
 }
 
 /// Checks the listener, and takes hold of the peer's process.

@@ -17,7 +17,7 @@ use super::fdstore::{self, Kept};
 use super::handover::{Door, USERS, Visitor};
 use super::limits::{ALL_BODIES, Waits};
 use super::upstream::Upstream;
-use super::usage::Writer;
+use super::usage::{self, Writer};
 
 /// Where things are. The defaults are the installed places.
 #[derive(Debug, Clone)]
@@ -96,6 +96,20 @@ pub fn run(places: &Places) -> Result<(), StartError> {
     })
 }
 
+/// How often old usage files are looked for.
+const RETENTION_PERIOD: Duration = Duration::from_secs(3600);
+
+fn remove_past_usage(dir: &Path, retention: Duration) {
+    loop {
+        match usage::remove_past(dir, retention) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "usage files past their retention were removed"),
+            Err(error) => tracing::error!(%error, "old usage files could not be removed"),
+        }
+        std::thread::sleep(RETENTION_PERIOD);
+    }
+}
+
 /// The relay, listening.
 #[derive(Debug)]
 pub struct Relay {
@@ -118,10 +132,15 @@ impl Relay {
         usage: &Path,
         users: RangeInclusive<u32>,
     ) -> Result<Self, StartError> {
-        let Config { endpoint, port, catalogue, key } = config;
+        let Config { endpoint, port, catalogue, key, retention } = config;
         let upstream = Upstream::new(endpoint, &waits)
             .map_err(io::Error::other)
             .map_err(failed("set up its connection to the upstream"))?;
+        let past = usage.to_owned();
+        std::thread::Builder::new()
+            .name("retention".to_owned())
+            .spawn(move || remove_past_usage(&past, retention))
+            .map_err(failed("start the thread that removes old usage files"))?;
         let usage = Writer::start(usage.to_owned()).map_err(failed("use the directory for usage files"))?;
         let shared = Shared { port, catalogue, key, upstream, usage, bodies: Budget::new(ALL_BODIES), waits };
         let (agents, tasks) = Agents::new(Arc::new(shared));

@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -175,6 +176,23 @@ pub fn append(dir: &Path, uid: u32, run: Uuid, record: &Record) -> io::Result<()
     } else {
         Err(io::Error::other("the disk took only a part of the line"))
     }
+}
+
+/// Removes the files that nothing was added to for as long as `retention`; gives how many.
+///
+/// # Errors
+/// The directory cannot be read, or a file not be removed.
+pub fn remove_past(dir: &Path, retention: Duration) -> io::Result<usize> {
+    let mut count = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+        if age > retention && entry.file_name().to_string_lossy().ends_with(".jsonl") {
+            std::fs::remove_file(entry.path())?;
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 type Job = (u32, Uuid, Record);

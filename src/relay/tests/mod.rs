@@ -96,6 +96,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("usage")).unwrap();
         let config = Config {
+            retention: Duration::from_secs(86_400),
             endpoint: format!("{base}/responses").parse().unwrap(),
             port,
             catalogue: catalogue(),
