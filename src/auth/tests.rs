@@ -197,7 +197,9 @@ fn whatever_is_no_name_is_refused() {
         json!(true),
     ] {
         let bad = claims(|claims| claims["sub"] = bad);
-        assert_eq!(verify(&token(&bad)), Err(AuthError::User), "{bad}");
+        // What is no text at all may be refused before it is looked at as a name.
+        let refused = matches!(verify(&token(&bad)), Err(AuthError::User | AuthError::Claims));
+        assert!(refused, "{bad}");
     }
     let without = claims(|claims| drop(claims.as_object_mut().unwrap().remove("sub")));
     assert_eq!(verify(&token(&without)), Err(AuthError::User));

@@ -98,6 +98,18 @@ pub fn url(value: &str) -> Checked {
     holds(fits, "must be an http or https URL without user, query, fragment or slash at its end")
 }
 
+/// The address of an upstream: https, or http to this machine; the key goes with each request.
+pub fn upstream(value: &str) -> Checked {
+    url(value)?;
+    let host = value.strip_prefix("http://").and_then(|rest| rest.split(['/', ':']).next());
+    let loopback = host.is_none_or(|host| {
+        host == "localhost"
+            || host == "["
+            || host.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+    });
+    holds(loopback, "must begin with https:// (http:// only to this machine: it would show the key)")
+}
+
 /// Origins of pages, separated by commas.
 pub fn origins(value: &str) -> Checked {
     let origin = |origin: &str| url(origin).is_ok() && origin.splitn(4, '/').count() == 3;

@@ -218,6 +218,20 @@ mod tests {
     }
 
     #[test]
+    fn the_key_is_sent_in_the_clear_to_this_machine_only() {
+        for (url, good) in [
+            ("https://api.example.org/v1", true),
+            ("http://127.0.0.1:9180/v1", true),
+            ("http://[::1]:9180/v1", true),
+            ("http://api.example.org/v1", false),
+            ("http://127.example.org/v1", false),
+            ("https://user@example.org/v1", false),
+        ] {
+            assert_eq!(mistakes(&format!("{SECRET}OPENAI_BASE_URL={url}\n")).is_empty(), good, "{url}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_together_is_told() {
         let found = mistakes(&format!("{SECRET}WORKSPACE_REMOTE_MODE=gitea\n"));
         assert_eq!(found.len(), 2, "{found:?}");

@@ -210,7 +210,7 @@ pub const GROUPS: &[Group] = &[
             of(
                 "OPENAI_BASE_URL",
                 "https://api.openai.com/v1",
-                checks::url,
+                checks::upstream,
                 &[M],
                 "The upstream; the relay calls its `/responses`",
             ),
@@ -224,7 +224,7 @@ pub const GROUPS: &[Group] = &[
             of(
                 "PI_GATEWAY_CODEX_UPSTREAM_BASE_URL",
                 "https://chatgpt.com/backend-api",
-                checks::url,
+                checks::upstream,
                 &[M],
                 "The upstream for those",
             ),

@@ -212,7 +212,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("relay-model.env");
         let models = concat!(env!("CARGO_MANIFEST_DIR"), "/trusted/models.json");
-        std::fs::write(&file, format!("PI_GATEWAY_MODELS={models}\n{env}")).unwrap();
+        let default =
+            if env.contains("PI_GATEWAY_MODELS") { "" } else { &format!("PI_GATEWAY_MODELS={models}\n") };
+        std::fs::write(&file, format!("{default}{env}")).unwrap();
         if let Some(key) = key {
             std::fs::write(dir.path().join(CREDENTIAL), key).unwrap();
         }
