@@ -118,6 +118,8 @@ impl Config {
             address.parse().map_err(|_| Mistakes(vec![format!("HOST, PORT: {address} is no address")]))?;
         let secrets =
             ["JWT_SHARED_SECRET", "JWT_SHARED_SECRET_PREVIOUS"].into_iter().filter_map(text).collect();
+        let origins =
+            values.get("CORS_ORIGINS").split(',').map(str::trim).filter(|origin| !origin.is_empty());
         Ok(Config {
             listen,
             request_timeout: milliseconds("REQUEST_TIMEOUT_MS"),
@@ -128,7 +130,7 @@ impl Config {
             max_concurrent_runs: usize::try_from(values.number("MAX_CONCURRENT_RUNS")).unwrap_or(1),
             models_path: values.get("PI_GATEWAY_MODELS").into(),
             default_model: values.get("PI_GATEWAY_DEFAULT_MODEL").to_owned(),
-            cors_origins: values.get("CORS_ORIGINS").split(',').map(|one| one.trim().to_owned()).collect(),
+            cors_origins: origins.map(str::to_owned).collect(),
             jwt: JwtConfig {
                 secrets,
                 issuer: text("JWT_ISSUER"),
@@ -137,10 +139,6 @@ impl Config {
                 max_lifetime: Duration::from_secs(values.number("JWT_MAX_LIFETIME_S")),
             },
             paths: Paths::default(),
-        })
-        .map(|mut config: Config| {
-            config.cors_origins.retain(|origin| !origin.is_empty());
-            config
         })
     }
 }

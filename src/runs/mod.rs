@@ -5,6 +5,7 @@
 mod agent;
 mod driver;
 pub mod event;
+mod follow;
 pub mod log;
 pub mod raw;
 pub mod record;

@@ -74,15 +74,16 @@ impl Runs {
             count: Arc::default(),
             draining: AtomicBool::new(false),
         });
-        for (user, record) in runs.services.store.active()? {
-            let id = record.run.id;
-            let Some(request) = runs.services.store.request(&user, id)? else {
-                tracing::error!(user = user.as_str(), run = %id, "the run's request is missing; it is left as it is");
-                continue;
-            };
+        for (user, record, request) in runs.services.store.active()? {
+            let (id, status) = (record.run.id, record.run.status);
             runs.services.store.remember_key(&user, &record)?;
-            tracing::info!(user = user.as_str(), run = %id, status = ?record.run.status, "run taken up again");
-            runs.drive(&user, record, request)?;
+            runs.count.fetch_add(1, Ordering::Relaxed);
+            match runs.drive(&user, record, request) {
+                Ok(_) => tracing::info!(user = user.as_str(), run = %id, ?status, "run taken up again"),
+                Err(error) => {
+                    tracing::error!(user = user.as_str(), run = %id, %error, "the run's log cannot be opened")
+                }
+            }
         }
         Ok(runs)
     }
@@ -135,7 +136,8 @@ impl Runs {
             return Err(StartError::Draining);
         }
         let limit = self.services.max_concurrent_runs;
-        if self.active_count() >= limit {
+        let reserve = |count: usize| (count < limit).then_some(count + 1);
+        if self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, reserve).is_err() {
             return Err(StartError::AtCapacity(limit));
         }
         let record = Record {
@@ -164,9 +166,17 @@ impl Runs {
             runs.services.store.create(&user, &record, &request)?;
             Ok((user, record, request))
         });
-        let (user, record, request) =
-            created.await.map_err(io::Error::other).and_then(|result| result).map_err(StartError::Storage)?;
-        let watch = self.drive(&user, record, request).map_err(StartError::Storage)?;
+        let created = created.await.map_err(io::Error::other).and_then(|result| result);
+        let (user, record, request) = created.map_err(|error| {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            StartError::Storage(error)
+        })?;
+        let watch = self.drive(&user, record, request).map_err(|error| {
+            // Without a log there is no run; what was written of it goes again.
+            let store = &self.services.store;
+            let _ = store.clear_active(&user).and_then(|()| store.remove(&user, run.id));
+            StartError::Storage(error)
+        })?;
         tracing::info!(user = user.as_str(), run = %run.id, "run accepted");
         Ok(Accepted { run, watch: Some(watch) })
     }
@@ -183,7 +193,7 @@ impl Runs {
         Ok(run.map(|run| Accepted { run, watch: active.map(|active| active.shown.clone()) }))
     }
 
-    /// Gives a run to a driver of its own.
+    /// Gives a run to a driver of its own. It is counted already, and not any more when this fails.
     fn drive(
         self: &Arc<Self>,
         user: &User,
@@ -195,11 +205,12 @@ impl Runs {
         let (cancel, cancelled) = watch::channel(record.cancel_requested);
         let events = self.services.store.events_path(user, id);
         let beginning = Beginning { user: user.clone(), record, request, events, shown, cancel: cancelled };
-        let driver = Driver::new(self.services.clone(), beginning)?;
+        let driver = Driver::new(self.services.clone(), beginning).inspect_err(|_| {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        })?;
         let slot = self.slot(user);
         let active = Active { id, shown: watch.clone(), cancel, reader: driver.log().reader() };
         *lock(&slot.active) = Some(Arc::new(active));
-        self.count.fetch_add(1, Ordering::Relaxed);
         let count = self.count.clone();
         tokio::spawn(driver.drive(move || {
             count.fetch_sub(1, Ordering::Relaxed);

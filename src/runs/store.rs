@@ -162,26 +162,29 @@ impl Store {
         Ok(ids)
     }
 
-    /// The runs that were active when the front last ended. A mark without a run is removed: nobody was promised it.
+    /// The runs that were active when the front last ended. A mark without a run is removed: nobody was promised it. A
+    /// run that cannot be read is one user's trouble and is left to the operator.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn active(&self) -> io::Result<Vec<(User, Record)>> {
+    pub fn active(&self) -> io::Result<Vec<(User, Record, RunRequest)>> {
         let dir = self.root.join("active");
         let mut found = Vec::new();
         for name in names(&dir)? {
             let Ok(user) = User::parse(&name) else { continue };
-            let id = fs::read_to_string(dir.join(&name))?;
-            let record = match Uuid::try_parse(id.trim()) {
-                Ok(id) => self.load(&user, id)?,
-                Err(_) => None,
-            };
-            match record {
-                Some(record) => found.push((user, record)),
-                None => fs::remove_file(dir.join(&name))?,
+            match self.marked(&user, &dir.join(&name)) {
+                Ok(Some((record, request))) => found.push((user, record, request)),
+                Ok(None) => fs::remove_file(dir.join(&name))?,
+                Err(error) => tracing::error!(user = name, %error, "the active run cannot be taken up again"),
             }
         }
         Ok(found)
+    }
+
+    fn marked(&self, user: &User, mark: &Path) -> io::Result<Option<(Record, RunRequest)>> {
+        let Ok(id) = Uuid::try_parse(fs::read_to_string(mark)?.trim()) else { return Ok(None) };
+        let (record, request) = (self.load(user, id)?, self.request(user, id)?);
+        Ok(record.zip(request))
     }
 
     /// Removes the mark that the user has an active run.
