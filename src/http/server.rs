@@ -23,6 +23,8 @@ const HEADER_DEADLINE: Duration = Duration::from_secs(10);
 /// The most memory a connection's headers may take, and how many there may be.
 const MAX_HEADER_BYTES: usize = 32 << 10;
 const MAX_HEADERS: usize = 64;
+/// The most memory hyper may take for what a connection has sent and nobody has read yet.
+const MAX_BUFFER: usize = 64 << 10;
 /// A client that acknowledges nothing for this long is gone, in milliseconds. Bounds a subscriber that never reads.
 const UNACKNOWLEDGED_MS: u32 = 60_000;
 /// How long requests may take to end when the process ends.
@@ -35,9 +37,12 @@ pub async fn serve(listener: TcpListener, router: Router, mut shutdown: watch::R
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { break };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let next = async {
+            let place = places.clone().acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            next = next => next,
             _ = shutdown.wait_for(|ending| *ending) => break,
         };
         let stream = match accepted {
@@ -56,7 +61,8 @@ pub async fn serve(listener: TcpListener, router: Router, mut shutdown: watch::R
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_DEADLINE)
-            .max_buf_size(MAX_HEADER_BYTES)
+            .max_header_size(MAX_HEADER_BYTES)
+            .max_buf_size(MAX_BUFFER)
             .max_headers(MAX_HEADERS)
             .serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);

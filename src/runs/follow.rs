@@ -82,8 +82,9 @@ impl Driver {
                 self.record.prompt_written = false;
                 stdin.send(command::probe());
             }
-            let deadlines = [Some(run_deadline), self.first_answer, self.evidence];
-            let next = deadlines.into_iter().flatten().chain(self.ending.as_ref().map(|(_, at)| *at)).min();
+            // Once the run is being ended, the end of its grace period is what counts.
+            let end = self.ending.as_ref().map_or(run_deadline, |(_, deadline)| *deadline);
+            let next = [Some(end), self.first_answer, self.evidence].into_iter().flatten().min();
             tokio::select! {
                 () = wake.wait() => {}
                 () = sleep_until(next.unwrap_or(run_deadline)) => {}
