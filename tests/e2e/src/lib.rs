@@ -1,1 +1,13 @@
-//! skeleton
+//! What the end-to-end tests share. They run as root inside the test host (`make test`), where the gateway is installed
+//! and started as from its package; a test that finds itself elsewhere fails and says so.
+//!
+//! Nothing here waits by sleeping for a fixed time: streams are read with a deadline, states are asked until they come.
+
+pub mod host;
+pub mod http;
+pub mod tokens;
+pub mod user;
+
+pub use host::{sh, testhost, until};
+pub use http::{Response, request, send};
+pub use user::{Event, User};
