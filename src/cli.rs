@@ -19,6 +19,7 @@ usage: pi-gateway COMMAND [--config FILE]
   check [--write DIRECTORY]     judges the configuration; with --write also writes what the launcher and the relays
                                 may know of it
   token --user NAME [--ttl 1h]  makes a token for a user (s, m, h; at most JWT_MAX_LIFETIME_S)
+  move-credentials              moves credentials from the configuration to where only root can read them
   config-reference              all variables, in Markdown
   openapi                       the OpenAPI document
 
@@ -31,6 +32,7 @@ enum Command {
     Serve,
     Check { write: Option<PathBuf> },
     Token { user: String, lifetime: Duration },
+    MoveCredentials,
     Reference,
     OpenApi,
     Help,
@@ -50,6 +52,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Reference => print(&config::reference::markdown()),
         Command::OpenApi => print(&http::openapi_json()),
         Command::Check { write } => check(&file, write),
+        Command::MoveCredentials => move_credentials(&file),
         Command::Serve => with_config(&file, serve),
         Command::Token { user, lifetime } => with_config(&file, |config| token(&config, &user, lifetime)),
     }
@@ -74,6 +77,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Command, Path
         Some("serve") => Command::Serve,
         Some("check") => Command::Check { write },
         Some("token") => Command::Token { user: user.ok_or("token needs --user NAME")?, lifetime },
+        Some("move-credentials") => Command::MoveCredentials,
         Some("config-reference") => Command::Reference,
         Some("openapi") => Command::OpenApi,
         Some("help") => Command::Help,
@@ -140,6 +144,17 @@ fn check(file: &std::path::Path, write: Option<PathBuf>) -> ExitCode {
         }
         Some(Ok(())) => ExitCode::SUCCESS,
         None => print("the configuration is valid\n"),
+    }
+}
+
+fn move_credentials(file: &std::path::Path) -> ExitCode {
+    match config::credentials::move_all(file, config::credentials::DIRECTORY.as_ref()) {
+        Ok(moved) if moved.is_empty() => print("there is nothing to move\n"),
+        Ok(moved) => print(&format!("moved to {}: {}\n", config::credentials::DIRECTORY, moved.join(", "))),
+        Err(error) => {
+            eprintln!("pi-gateway: moving credentials (as root?): {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use nix::fcntl::OFlag;
 
@@ -43,6 +44,21 @@ pub fn read_root_file(path: &Path, forbidden: u32) -> Result<String, String> {
     let mut text = String::new();
     file.take(MAX_FILE).read_to_string(&mut text).map_err(told)?;
     Ok(text)
+}
+
+/// Has the whole configuration judged, and written for launcher and relays. Not a step of its own in the unit: there a
+/// wrong configuration would be tried again and again.
+///
+/// # Errors
+/// When it is wrong; the program has said what is.
+pub fn configure() -> Result<(), String> {
+    let mut check = Command::new("/usr/bin/pi-gateway");
+    check.args(["check", "--write", "/run/pi-gateway/config"]).env_clear().stdin(Stdio::null());
+    match check.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(_) => Err("the configuration is wrong; see above, or run `pi-gateway check`".to_owned()),
+        Err(error) => Err(format!("/usr/bin/pi-gateway: {error}")),
+    }
 }
 
 /// Whether the credential called `name` is there and can be one.

@@ -1,5 +1,5 @@
 //! What the launcher is configured with: a file of `NAME=VALUE` lines that `pi-gateway check --write` makes of
-//! `/etc/pi-gateway/gateway.env` before each start of the launcher, complete and in range.
+//! `/etc/pi-gateway/gateway.env` at each start of the launcher, complete and in range.
 //!
 //! The launcher still trusts no value to be harmless: each must be made of a small alphabet, so that it can stand in an
 //! argument and a mount as it is. [`parse`] is the syntax of both files; the front uses it as well.

@@ -52,6 +52,7 @@ pub fn launcher_main() -> ExitCode {
 fn start(listener: Option<UnixListener>) -> Result<(), Vec<String>> {
     let (version, mut mistakes) = environment::machine();
     mistakes.extend(environment::credential("OPENAI_API_KEY").err());
+    mistakes.extend(environment::configure().err());
     let settings = environment::read_root_file(Path::new(settings::FILE), 0o022)
         .map_err(|mistake| vec![mistake])
         .and_then(|text| Settings::new(&text));

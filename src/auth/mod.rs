@@ -9,6 +9,8 @@ mod claims;
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
 use pi_gateway_helper::names::User;
 use serde_json::{Value, json};
@@ -26,7 +28,7 @@ const LEEWAY: i64 = 30;
 pub struct Caller {
     /// The user.
     pub user: User,
-    /// When the token, and every stream opened with it, ends.
+    /// When the token, and every stream opened with it, ends: its `exp` and the leeway.
     pub expires_at: jiff::Timestamp,
 }
 
@@ -125,7 +127,7 @@ impl Verifier {
         if header.alg != Algorithm::HS256 {
             return Err(AuthError::Signature);
         }
-        if header.crit.is_some() {
+        if header.crit.is_some() || has_crit(token) {
             return Err(AuthError::Critical);
         }
         self.judge(&self.signed(token)?, now.as_second())
@@ -169,9 +171,18 @@ impl Verifier {
         }
         let name = claims.text(&self.user_claim).ok_or(AuthError::User)?;
         let user = User::parse(&name.to_ascii_lowercase()).map_err(|_| AuthError::User)?;
-        let expires_at = jiff::Timestamp::from_second(expires).map_err(|_| AuthError::NoExpiry)?;
+        let expires_at =
+            jiff::Timestamp::from_second(expires.saturating_add(LEEWAY)).map_err(|_| AuthError::NoExpiry)?;
         Ok(Caller { user, expires_at })
     }
+}
+
+/// Whether a token's header names `crit` at all, be it null.
+fn has_crit(token: &str) -> bool {
+    let header =
+        token.split('.').next().and_then(|part| URL_SAFE_NO_PAD.decode(part).ok()).unwrap_or_default();
+    serde_json::from_slice::<serde_json::Map<String, Value>>(&header)
+        .is_ok_and(|header| header.contains_key("crit"))
 }
 
 /// Signs a token for a user, for the operator and for tests.

@@ -81,10 +81,12 @@ pub fn loopback(value: &str) -> Checked {
 /// A secret that tokens are signed with.
 pub fn secret(value: &str) -> Checked {
     let lower = value.to_lowercase();
-    let placeholders =
-        ["changeme", "change-me", "change_me", "placeholder", "example", "your-", "your_", "secret", "todo"];
+    let words = ["changeme", "change-me", "change_me", "placeholder", "example", "your-", "your_"];
     let distinct = value.chars().collect::<std::collections::BTreeSet<_>>().len();
-    let placeholder = placeholders.iter().any(|word| lower.contains(word)) || distinct < 8;
+    // A word again and again, such as 0123456789 to the length that is wanted.
+    let bytes = value.as_bytes();
+    let periodic = (1..=bytes.len() / 2).any(|period| bytes[period..] == bytes[..bytes.len() - period]);
+    let placeholder = words.iter().any(|word| lower.contains(word)) || distinct < 8 || periodic;
     holds(!placeholder, "is a placeholder; make a real one: `openssl rand -base64 48`")?;
     holds(value.len() >= 32, "must have at least 32 bytes: `openssl rand -base64 48`")
 }
@@ -98,16 +100,9 @@ pub fn url(value: &str) -> Checked {
     holds(fits, "must be an http or https URL without user, query, fragment or slash at its end")
 }
 
-/// The address of an upstream: https, or http to this machine; the key goes with each request.
+/// The address of an upstream: https, or http to this machine; the key goes with each request. The relay's own rule.
 pub fn upstream(value: &str) -> Checked {
-    url(value)?;
-    let host = value.strip_prefix("http://").and_then(|rest| rest.split(['/', ':']).next());
-    let loopback = host.is_none_or(|host| {
-        host == "localhost"
-            || host == "["
-            || host.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
-    });
-    holds(loopback, "must begin with https:// (http:// only to this machine: it would show the key)")
+    crate::relay::config::endpoint(value).map(drop)
 }
 
 /// Origins of pages, separated by commas.

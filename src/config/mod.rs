@@ -4,6 +4,7 @@
 //! variable, what is wrong and what would be right; a value is never repeated, because it may be a secret.
 
 mod checks;
+pub mod credentials;
 pub mod project;
 pub mod reference;
 pub mod values;

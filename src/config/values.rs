@@ -9,7 +9,7 @@ use std::path::Path;
 use pi_gateway_helper::settings;
 
 use super::Mistakes;
-use super::variables::{self, CREDENTIALS};
+use super::variables::{self, CREDENTIALS, NOT_IN_EFFECT};
 
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 64 << 10;
@@ -41,6 +41,9 @@ impl Values {
             ));
         }
         let mut text = String::new();
+        if found.len() > MAX_FILE {
+            return Err(Mistakes(vec![format!("{shown}: larger than {MAX_FILE} bytes")]));
+        }
         file.take(MAX_FILE).read_to_string(&mut text).map_err(failed)?;
         match Values::check(&text) {
             Ok(checked) if mistakes.is_empty() => Ok(checked),
@@ -72,7 +75,11 @@ impl Values {
         for variable in variables::all() {
             let value = if set(variable.name).is_empty() { variable.default } else { set(variable.name) };
             if variable.required && value.is_empty() {
-                mistakes.push(format!("{}: must be set. {}", variable.name, variable.meaning));
+                let alike =
+                    given.iter().find(|(name, _)| !is_known(name) && distance(name, variable.name) <= 3);
+                let hint = alike
+                    .map_or(String::new(), |(name, _)| format!(" The file has {name}, which is unknown."));
+                mistakes.push(format!("{}: must be set. {}.{hint}", variable.name, variable.meaning));
             } else if let Err(wanted) = (variable.check)(value) {
                 mistakes.push(format!("{}: {wanted}", variable.name));
             }
@@ -81,8 +88,10 @@ impl Values {
         let values = Values(values);
         mistakes.extend(values.contradictions());
         let unknown = given.iter().filter(|(name, _)| !is_known(name));
-        let warnings =
-            unknown.map(|(name, _)| format!("{name}: no variable of pi-gateway{}", nearest(name))).collect();
+        let unknown = unknown.map(|(name, _)| format!("{name}: no variable of pi-gateway{}", nearest(name)));
+        let early = NOT_IN_EFFECT.iter().filter(|name| !set(name).is_empty());
+        let early = early.map(|name| format!("{name}: not in effect in this version"));
+        let warnings = unknown.chain(early).collect();
         if mistakes.is_empty() { Ok((values, warnings)) } else { Err(Mistakes(mistakes)) }
     }
 
@@ -111,6 +120,12 @@ impl Values {
         if within(directories.0, directories.1) || within(directories.1, directories.0) {
             found.push("SESSION_DIR: must not be BASE_WORKDIR, in it, or around it".to_owned());
         }
+        let own = ["", "/raw", "/front", "/usage", "/uids"].map(|part| format!("/var/lib/pi-gateway{part}"));
+        for (name, directory) in [("BASE_WORKDIR", directories.0), ("SESSION_DIR", directories.1)] {
+            if directory == own[0] || own[1..].iter().any(|own| within(directory, own)) {
+                found.push(format!("{name}: is one of the gateway's own directories; take one beside them"));
+            }
+        }
         if !self.get("JWT_SHARED_SECRET").is_empty()
             && self.get("JWT_SHARED_SECRET") == self.get("JWT_SHARED_SECRET_PREVIOUS")
         {
@@ -131,10 +146,9 @@ fn is_known(name: &str) -> bool {
 }
 
 fn misplaced(name: &str) -> String {
-    let (file, directory) = (super::FILE, "/etc/pi-gateway/credentials");
+    let directory = super::credentials::DIRECTORY;
     format!(
-        "{name}: does not belong here: the front must not be able to read it. Move it: \
-         `sed -n 's/^{name}=//p' {file} | install -D -m 0600 /dev/stdin {directory}/{name} && sed -i '/^{name}=/d' {file}`"
+        "{name}: does not belong here, where the front can read it. Move it to {directory}: `pi-gateway move-credentials`"
     )
 }
 
@@ -182,9 +196,7 @@ mod tests {
             "{found:#?}"
         );
         let credential = found.iter().find(|mistake| mistake.starts_with("OPENAI_API_KEY")).unwrap();
-        assert!(
-            credential.contains("install -D -m 0600 /dev/stdin /etc/pi-gateway/credentials/OPENAI_API_KEY")
-        );
+        assert!(credential.contains("`pi-gateway move-credentials`"));
     }
 
     #[test]
@@ -202,6 +214,8 @@ mod tests {
             "your-secret-key-your-secret-key-0123",
             "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
             "q3VtN0m1c2ZLw8Jx5RbYtPzKdHfGsAe",
+            "0123456789abcdef0123456789abcdef",
+            "12345678901234567890123456789012",
         ] {
             assert_eq!(mistakes(&format!("JWT_SHARED_SECRET={bad}\n")).len(), 1, "{bad}");
         }
@@ -215,6 +229,8 @@ mod tests {
             Values::check(&format!("{SECRET}MAX_UPLOAD_MBS=1\nSOMETHING_ELSE=1\n")).ok().unwrap();
         assert_eq!(warnings[0], "MAX_UPLOAD_MBS: no variable of pi-gateway; is MAX_UPLOAD_MB meant?");
         assert_eq!(warnings[1], "SOMETHING_ELSE: no variable of pi-gateway");
+        let (_, early) = Values::check(&format!("{SECRET}WORKSPACE_QUOTA_MB=100\n")).ok().unwrap();
+        assert_eq!(early, ["WORKSPACE_QUOTA_MB: not in effect in this version"]);
     }
 
     #[test]
@@ -225,6 +241,7 @@ mod tests {
             ("http://[::1]:9180/v1", true),
             ("http://api.example.org/v1", false),
             ("http://127.example.org/v1", false),
+            ("http://[::ffff:8.8.8.8]/v1", false),
             ("https://user@example.org/v1", false),
         ] {
             assert_eq!(mistakes(&format!("{SECRET}OPENAI_BASE_URL={url}\n")).is_empty(), good, "{url}");
@@ -235,6 +252,12 @@ mod tests {
     fn what_is_wrong_together_is_told() {
         let found = mistakes(&format!("{SECRET}WORKSPACE_REMOTE_MODE=gitea\n"));
         assert_eq!(found.len(), 2, "{found:?}");
+        for own in ["/var/lib/pi-gateway", "/var/lib/pi-gateway/raw", "/var/lib/pi-gateway/front/x"] {
+            let found = mistakes(&format!("{SECRET}BASE_WORKDIR={own}\nSESSION_DIR=/srv/sessions\n"));
+            assert_eq!(found.len(), 1, "{own}: {found:?}");
+        }
+        let hint = mistakes("JWT_SHARED_SECRT=q3VtN0m1c2ZLw8Jx5RbYtPzKdHfGsAeUiOp\n");
+        assert!(hint[0].contains("The file has JWT_SHARED_SECRT"), "{hint:?}");
         let nested = "SESSION_DIR=/var/lib/pi-gateway/workspaces/sessions\n";
         assert_eq!(mistakes(&format!("{SECRET}{nested}")).len(), 1);
     }
@@ -264,7 +287,8 @@ mod tests {
             GITEA_WORKSPACE_REPO_NAME GITEA_SYNC_SERVICE_USERNAME GITEA_SYNC_SERVICE_TOKEN JWT_SHARED_SECRET_PREVIOUS \
             JWT_ISSUER JWT_AUDIENCE JWT_USER_CLAIM JWT_MAX_LIFETIME_S OPENAI_BASE_URL PI_GATEWAY_MODELS \
             PI_GATEWAY_DEFAULT_MODEL SANDBOX_MEMORY_MAX SANDBOX_TASKS_MAX SANDBOX_CPU_QUOTA RUN_TIMEOUT_MS \
-            RUN_CANCEL_GRACE_MS MAX_CONCURRENT_RUNS WORKSPACE_QUOTA_MB RUN_RETENTION_DAYS SITES_DIR CORS_ORIGINS";
+            RUN_CANCEL_GRACE_MS MAX_CONCURRENT_RUNS WORKSPACE_QUOTA_MB RUN_RETENTION_DAYS SITES_DIR CORS_ORIGINS \
+            USER_DAILY_TOKEN_BUDGET SANDBOX_INTERNET_ALLOW";
         for name in names.split_whitespace() {
             assert!(is_known(name), "{name}");
         }

@@ -404,6 +404,31 @@ pub const CREDENTIALS: &[(&str, Reader, &str)] = &[
     ("GITEA_SYNC_SERVICE_TOKEN", G, "Token of the account that fetches and pushes"),
 ];
 
+/// Variables that are judged, and read by nothing yet. Setting one is warned about.
+pub const NOT_IN_EFFECT: &[&str] = &[
+    "MAX_UPLOAD_MB",
+    "USER_DAILY_TOKEN_BUDGET",
+    "WORKSPACE_QUOTA_MB",
+    "SITES_DIR",
+    "SANDBOX_INTERNET_ENABLED",
+    "SANDBOX_INTERNET_ALLOW",
+    "PI_GATEWAY_CODEX_AUTH_FILE",
+    "PI_GATEWAY_CODEX_UPSTREAM_BASE_URL",
+    "OPENAI_IMAGE_MODEL",
+    "OPENAI_IMAGE_SIZE",
+    "OPENAI_RESPONSES_MODEL",
+    "WORKSPACE_GIT_INIT_ENABLED",
+    "WORKSPACE_GIT_DEFAULT_BRANCH",
+    "WORKSPACE_GIT_INITIAL_COMMIT_MESSAGE",
+    "WORKSPACE_REMOTE_MODE",
+    "WORKSPACE_AUTO_COMMIT_AUTHOR_NAME",
+    "WORKSPACE_AUTO_COMMIT_AUTHOR_EMAIL",
+    "WORKSPACE_AUTO_COMMIT_MESSAGE_PREFIX",
+    "GITEA_BASE_URL",
+    "GITEA_WORKSPACE_REPO_NAME",
+    "GITEA_SYNC_SERVICE_USERNAME",
+];
+
 /// All variables in one row.
 pub fn all() -> impl Iterator<Item = &'static Variable> {
     GROUPS.iter().flat_map(|(_, variables)| variables.iter())

@@ -43,6 +43,10 @@ pub fn read(headers: &HeaderMap, bytes: Result<Bytes, BytesRejection>) -> Result
 
 /// The value that a body holds; unknown fields are refused by the types themselves.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<Problem>> {
+    // serde would take a list of a struct's fields for the struct.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::new(problem::INVALID_REQUEST, "The body must be an object."));
+    }
     serde_json::from_slice(bytes).map_err(|error| {
         let kind = if error.is_data() { problem::INVALID_REQUEST } else { problem::MALFORMED_JSON };
         Problem::new(kind, format!("{error}."))

@@ -161,7 +161,7 @@ fn read(path: &Path) -> Result<String, String> {
 }
 
 /// The one URL requests are sent to. Plain http only leaves the machine's own loopback out: the key goes with it.
-fn endpoint(base: &str) -> Result<Url, String> {
+pub(crate) fn endpoint(base: &str) -> Result<Url, String> {
     let mut url =
         Url::parse(base).map_err(|e| format!("is no URL ({e}); expected like https://api.openai.com/v1"))?;
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();

@@ -51,7 +51,7 @@ fn twelve_mistakes_are_told_at_once_and_no_secret_with_them() {
         OPENAI_API_KEY=sk-live-0123456789\nnot a variable\nCORS_ORIGINS=*\n";
     std::fs::write(file, text).unwrap();
     sh(&format!("chmod 600 {file}"));
-    let (ok, told) = try_sh(&format!("pi-gateway check --config {file}; echo status $?"));
+    let (ok, told) = try_sh(&format!("pi-gateway check --config {file} 2>&1; echo status $?"));
     assert!(ok && told.ends_with("status 78"), "{told}");
     assert!(told.starts_with("pi-gateway: the configuration has 12 mistakes:"), "{told}");
     assert_eq!(told.lines().count(), 14, "{told}");
@@ -105,8 +105,11 @@ fn a_key_in_the_configuration_stops_both_and_the_told_command_moves_it() {
     refuses_to_start("pi-gateway");
     let told = refuses_to_start("pi-gateway-launcher");
     assert!(!told.contains(key.trim()), "the key is in the journal");
-    let remedy =
-        told.split('`').find(|part| part.contains("install")).unwrap_or_else(|| panic!("{told}")).to_owned();
+    let remedy = told
+        .split('`')
+        .find(|part| part.contains("move-credentials"))
+        .unwrap_or_else(|| panic!("{told}"))
+        .to_owned();
     sh(&remedy);
     assert_eq!(std::fs::read_to_string(KEY).unwrap().trim(), key.trim());
     assert_eq!(sh(&format!("stat -c '%a %u' {KEY}")), "600 0");

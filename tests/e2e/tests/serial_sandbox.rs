@@ -7,7 +7,7 @@ fn a_sandbox_has_one_interface_one_listener_and_no_socket_of_the_host() {
     testhost();
     let user = User::new("walls");
     let facts = user.bash(
-        "awk -F: 'NR>2 {print \"interface\" $1}' /proc/net/dev; \
+        "awk -F: 'NR>2 {print \"interface\" $1}' /proc/self/net/dev; \
          for p in 4180 8787 9180 22 53; do (exec 3<>/dev/tcp/127.0.0.1/$p) 2>/dev/null && echo open $p; done; \
          find / -xdev -type s 2>/dev/null; find /run /dev /tmp -type s 2>/dev/null; ls -A /sys 2>/dev/null; \
          ls / | tr '\\n' ' '; echo; grep -E 'NoNewPrivs|Seccomp:|CapEff|CapBnd' /proc/self/status; ulimit -c; umask; \
@@ -65,7 +65,8 @@ fn what_a_sandbox_must_not_do_fails() {
     ] {
         // Outside the sandbox the same thing works, so it is the sandbox that forbids it.
         assert!(pi_gateway_e2e::host::try_sh(control).0, "{control} does not work outside either");
-        let output = user.bash(&format!("if {attempt} 2>/dev/null; then echo worked; else echo refused; fi"));
+        let output =
+            user.bash(&format!("if ( {attempt} ) 2>/dev/null; then echo worked; else echo refused; fi"));
         assert_eq!(output.trim(), "refused", "{attempt}");
     }
 }

@@ -100,10 +100,10 @@ fn a_stream_ends_with_its_token() {
     testhost();
     let user = User::new("expiring");
     let id = user.start("[[slow 400 20]]");
-    let short = User { name: user.name.clone(), token: token_for(&user.name, 2) };
+    let short = User { name: user.name.clone(), token: token_for(&user.name, -27) };
+    // Its time is over but for three seconds of the leeway.
     let last = short.stream(&id, None).last().unwrap();
     assert_ne!(last.name, "run.finished");
-    // The token's time is over but for the leeway; the run goes on.
     assert!(
         ["running", "finalizing"]
             .contains(&user.get(&format!("/runs/{id}")).json()["status"].as_str().unwrap())
