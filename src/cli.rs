@@ -95,8 +95,7 @@ fn parse_lifetime(text: &str) -> Result<Duration, lexopt::Error> {
         "h" => 3600,
         _ => 1,
     };
-    let number =
-        digits.parse::<u32>().map_err(|_| format!("--ttl {text}: a number with s, m or h, such as 15m"))?;
+    let number = digits.parse::<u32>().map_err(|_| format!("--ttl {text}: a number with s, m or h, such as 15m"))?;
     Ok(Duration::from_secs(u64::from(number) * seconds))
 }
 

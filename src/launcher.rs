@@ -130,9 +130,7 @@ fn tell(refusal: &Refusal) -> String {
         Refusal::Busy(None) => "the user's agent is about to end; try again".to_owned(),
         Refusal::Full(limit) => format!("{limit} agents are up, as many as MAX_CONCURRENT_RUNS allows"),
         Refusal::StartFailed(status) => {
-            format!(
-                "systemd could not start the agent (status {status}); see `journalctl -u pi-gateway-launcher`"
-            )
+            format!("systemd could not start the agent (status {status}); see `journalctl -u pi-gateway-launcher`")
         }
         Refusal::NotYours => "the launcher alone starts and stops this unit".to_owned(),
         Refusal::Failed(step) => {

@@ -41,11 +41,8 @@ fn every_event_of_the_schema_is_in_the_document_and_the_other_way_round() {
         .collect();
     let text = document("api-and-media.md");
     let section = text.split("## Events").nth(1).unwrap().split("## Errors").next().unwrap();
-    let mut told: Vec<String> = section
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-        .map(str::to_owned)
-        .collect();
+    let mut told: Vec<String> =
+        section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).map(str::to_owned).collect();
     declared.sort();
     told.sort();
     assert_eq!(declared, told);
@@ -69,8 +66,7 @@ fn every_code_a_run_can_end_with_is_in_the_document() {
     }
     assert!(found.len() >= 20, "the search has stopped to work: {found:?}");
     let text = document("pi-runtime.md");
-    let missing: Vec<&String> =
-        found.iter().filter(|code| !text.contains(&format!("| `{code}` |"))).collect();
+    let missing: Vec<&String> = found.iter().filter(|code| !text.contains(&format!("| `{code}` |"))).collect();
     assert!(missing.is_empty(), "not in docs/pi-runtime.md: {missing:?}");
 }
 
@@ -85,10 +81,7 @@ fn every_route_is_in_the_document_with_its_errors_typed() {
             for (status, response) in operation["responses"].as_object().unwrap() {
                 if status.starts_with('4') {
                     let schema = response["content"].as_object().unwrap().values().next().unwrap();
-                    assert_eq!(
-                        schema["schema"]["$ref"], "#/components/schemas/Problem",
-                        "{method} {path} {status}"
-                    );
+                    assert_eq!(schema["schema"]["$ref"], "#/components/schemas/Problem", "{method} {path} {status}");
                 }
             }
             let public = path.starts_with("/health");
@@ -100,8 +93,7 @@ fn every_route_is_in_the_document_with_its_errors_typed() {
 #[test]
 fn the_links_between_documents_lead_somewhere() {
     let root = env!("CARGO_MANIFEST_DIR");
-    let mut files: Vec<_> =
-        fs::read_dir(format!("{root}/docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> = fs::read_dir(format!("{root}/docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.push(format!("{root}/README.md").into());
     for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "md")) {
         let text = fs::read_to_string(file).unwrap();

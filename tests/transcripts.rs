@@ -31,14 +31,10 @@ fn recordings() -> Vec<(String, Vec<Value>)> {
 
 /// pi's output as bytes, with the id of the first prompt made the one that the gateway uses.
 fn output(records: &[Value]) -> Vec<u8> {
-    let first = records
-        .iter()
-        .find(|record| record["rec"]["type"] == "prompt")
-        .map(|record| record["rec"]["id"].clone());
+    let first =
+        records.iter().find(|record| record["rec"]["type"] == "prompt").map(|record| record["rec"]["id"].clone());
     let mut bytes = Vec::new();
-    for record in
-        records.iter().filter(|record| record["dir"] == "out" && record["rec"].get("_eof").is_none())
-    {
+    for record in records.iter().filter(|record| record["dir"] == "out" && record["rec"].get("_eof").is_none()) {
         let mut record = record["rec"].clone();
         if first.is_some() && record.get("id") == first.as_ref() {
             record["id"] = "prompt".into();
@@ -57,9 +53,8 @@ fn translate(bytes: &[u8], size: usize) -> (Vec<Event>, Vec<Signal>) {
     for piece in bytes.chunks(size) {
         lines.feed(piece, |line, _| {
             let Line::Whole(line) = line else { panic!("a recorded line is over the cap") };
-            let fed = translator
-                .feed(line)
-                .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(line)));
+            let fed =
+                translator.feed(line).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(line)));
             events.extend(fed.before);
             events.extend(fed.event);
             signals.extend(fed.signal);
@@ -165,15 +160,9 @@ fn a_restart_at_any_event_goes_on_as_if_there_had_been_none() {
 #[test]
 fn every_recorded_turn_that_settled_is_seen_to_settle() {
     for (recording, records) in recordings() {
-        let settled = records
-            .iter()
-            .filter(|record| record["dir"] == "out" && record["rec"]["type"] == "agent_settled")
-            .count();
+        let settled =
+            records.iter().filter(|record| record["dir"] == "out" && record["rec"]["type"] == "agent_settled").count();
         let (_, signals) = translate(&output(&records), usize::MAX);
-        assert_eq!(
-            signals.iter().filter(|signal| **signal == Signal::Settled).count(),
-            settled,
-            "{recording}"
-        );
+        assert_eq!(signals.iter().filter(|signal| **signal == Signal::Settled).count(), settled, "{recording}");
     }
 }

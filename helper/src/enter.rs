@@ -12,8 +12,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recvmsg, sendmsg,
-    setsockopt, socket, sockopt::ReceiveTimeout,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recvmsg, sendmsg, setsockopt,
+    socket, sockopt::ReceiveTimeout,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -31,62 +31,49 @@ const RELAY_PATIENCE: i64 = 5;
 
 /// Prepares the sandbox and becomes the program in the arguments; returns only when that fails.
 pub fn enter_main(arguments: impl Iterator<Item = String>) -> ExitCode {
-    let (status, told) = match enter(arguments) {
-        Err(failure) => failure,
-        Ok(never) => match never {},
+    // 1. What the launcher asks for.
+    let (status, told) = match parse(arguments) {
+        Err(told) => (FAILED, told),
+        // 2. Is every restriction real?
+        Ok((run, port, program)) => match probe::all() {
+            Err(told) => (NOT_SEALED, told),
+            Ok(()) => (FAILED, become_pi(&run, port, &program).unwrap_or_else(|told| told)),
+        },
     };
     eprintln!("pi-gateway-enter: {told}");
     ExitCode::from(status)
 }
 
-fn enter(arguments: impl Iterator<Item = String>) -> Result<std::convert::Infallible, (u8, String)> {
-    let failed = |what: &str| {
-        let what = what.to_owned();
-        move |error: &dyn std::fmt::Display| (FAILED, format!("{what}: {error}"))
-    };
-    // 1. What the launcher asks for.
-    let (run, port, program) = parse(arguments).map_err(|told| (FAILED, told))?;
-    // 2. No descriptor beyond 0, 1, 2 goes on.
-    sys::close_from(3, true).map_err(|error| failed("closing descriptors")(&error))?;
-    // 3. Is every restriction real?
-    probe::all().map_err(|told| (NOT_SEALED, told))?;
+/// Gives the reason when it returns.
+fn become_pi(run: &Run, port: u16, program: &[String]) -> Result<String, String> {
+    let told = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
+    // 3. No descriptor beyond 0, 1, 2 goes on.
+    sys::close_from(3, true).map_err(|error| told("closing descriptors")(error.into()))?;
     // 4. The input is held open on both sides from here on: no restart of the front is an end of file.
-    let both = OpenOptions::new().read(true).write(true).open("/proc/self/fd/0");
-    let both = both.map_err(|error| failed("opening the input for both sides")(&error))?;
-    nix::unistd::dup2_stdin(&both).map_err(|error| failed("keeping the input open")(&error))?;
-    drop(both);
-    // 5. The provider's port, inside; its listener, outside.
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
-    let listener = listener.map_err(|error| failed("listening inside the sandbox")(&error))?;
-    hand_over(&listener, &run).map_err(|told| failed("handing the listener to the model relay")(&told))?;
-    drop(listener);
+    let both = OpenOptions::new().read(true).write(true).open("/proc/self/fd/0").map_err(told("opening the input"))?;
+    nix::unistd::dup2_stdin(&both).map_err(|error| told("keeping the input open")(error.into()))?;
+    // 5. The provider's port, inside; its listener, outside. Ours is closed at exec.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(told("listening inside the sandbox"))?;
+    hand_over(&listener, run).map_err(|error| format!("handing the listener to the model relay: {error}"))?;
     // 6. pi.
-    let error = Command::new(&program[0]).args(&program[1..]).exec();
-    Err((FAILED, format!("{}: {error}", program[0])))
+    Ok(format!("{}: {}", program[0], Command::new(&program[0]).args(&program[1..]).exec()))
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<(Run, u16, Vec<String>), String> {
-    let usage =
-        "usage: pi-gateway-enter --run ID --model-port PORT -- PROGRAM ARGUMENTS; only the launcher calls it";
-    let mut expect =
-        |flag: &str| (arguments.next().as_deref() == Some(flag)).then(|| arguments.next()).flatten();
+    let usage = "usage: pi-gateway-enter --run ID --model-port PORT -- PROGRAM ARGUMENTS; only the launcher calls it";
+    let mut expect = |flag: &str| (arguments.next().as_deref() == Some(flag)).then(|| arguments.next()).flatten();
     let run = expect("--run").ok_or(usage)?;
     let run = Run::parse(&run).map_err(|error| format!("--run: {error}"))?;
     let port = expect("--model-port").and_then(|port| port.parse().ok()).ok_or(usage)?;
     let separator = arguments.next();
     let program: Vec<String> = arguments.collect();
-    if separator.as_deref() == Some("--") && !program.is_empty() {
-        Ok((run, port, program))
-    } else {
-        Err(usage.into())
-    }
+    if separator.as_deref() == Some("--") && !program.is_empty() { Ok((run, port, program)) } else { Err(usage.into()) }
 }
 
 /// Sends the listener with one message, `1 model <run>`, and waits for `ok`.
 fn hand_over(listener: &TcpListener, run: &Run) -> Result<(), String> {
     let told = |error: nix::errno::Errno| error.to_string();
-    let socket =
-        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(told)?;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(told)?;
     setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(RELAY_PATIENCE)).map_err(told)?;
     let address = UnixAddr::new(RELAY).map_err(told)?;
     connect(socket.as_raw_fd(), &address).map_err(|error| format!("{RELAY}: {error}"))?;
@@ -97,8 +84,7 @@ fn hand_over(listener: &TcpListener, run: &Run) -> Result<(), String> {
     sendmsg::<UnixAddr>(socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_NOSIGNAL, None).map_err(told)?;
     let mut answer = [0; 256];
     let mut parts = [IoSliceMut::new(&mut answer)];
-    let received =
-        recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, None, MsgFlags::empty()).map_err(told)?;
+    let received = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, None, MsgFlags::empty()).map_err(told)?;
     let length = received.bytes;
     match &answer[..length] {
         b"ok" => Ok(()),

@@ -27,10 +27,7 @@ pub fn read_root_file(path: &Path, forbidden: u32) -> Result<String, String> {
     let told = |error: std::io::Error| format!("{shown}: {error}");
     let above = fs::symlink_metadata(parent).map_err(told)?;
     if !above.is_dir() || above.uid() != 0 || above.mode() & 0o022 != 0 {
-        return Err(format!(
-            "{}: must be a directory of root that nobody else can write to",
-            parent.display()
-        ));
+        return Err(format!("{}: must be a directory of root that nobody else can write to", parent.display()));
     }
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(told)?;
@@ -76,9 +73,7 @@ pub fn credential(name: &str) -> Result<(), String> {
     let placeholders = ["changeme", "change-me", "placeholder", "example", "your", "xxxx", "secret", "todo"];
     let placeholder = placeholders.iter().any(|word| value.to_lowercase().starts_with(word));
     if value.len() < 8 || placeholder || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!(
-            "{shown}: empty, a placeholder, or not one word of visible ASCII; put the real value into it"
-        ));
+        return Err(format!("{shown}: empty, a placeholder, or not one word of ASCII; put the real value into it"));
     }
     Ok(())
 }
@@ -89,24 +84,19 @@ pub fn machine() -> (u32, Vec<String>) {
     if !nix::unistd::geteuid().is_root() {
         lacks.push("must be started by systemd as root: `systemctl start pi-gateway-launcher`".to_owned());
     }
-    let version = systemd::version().unwrap_or_else(|systemd::Ask(error)| {
-        lacks.push(format!("systemd does not answer: {error}"));
-        0
-    });
-    if (1..MIN_SYSTEMD).contains(&version) {
-        lacks.push(format!("systemd {version}: {MIN_SYSTEMD} or later is needed"));
+    let version = systemd::version();
+    if !version.as_ref().is_ok_and(|version| *version >= MIN_SYSTEMD) {
+        lacks.push(format!("systemd {MIN_SYSTEMD} or later is needed; found: {version:?}"));
     }
     // On the unified hierarchy one file lists the controllers; on the older ones each is a mount.
     let unified = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
     for controller in ["memory", "pids", "cpu"] {
         let mounted = Path::new("/sys/fs/cgroup").join(controller).is_dir();
         if !mounted && !unified.split_whitespace().any(|known| known == controller) {
-            lacks.push(format!(
-                "the kernel has no cgroup controller `{controller}`; a sandbox could not be limited"
-            ));
+            lacks.push(format!("the kernel has no cgroup controller `{controller}`; a sandbox could not be limited"));
         }
     }
-    (version, lacks)
+    (version.unwrap_or(0), lacks)
 }
 
 #[cfg(test)]

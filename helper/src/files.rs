@@ -4,20 +4,19 @@
 //! The launcher has CAP_CHOWN and no other capability: what is another uid's cannot be changed any more. So the owner
 //! comes last, and a step that was interrupted is recognised by root still being the owner.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown, fchown};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
+use std::path::Path;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::names::{Run, User};
-use crate::uids::chmod;
+use crate::names::User;
 
-/// The input, output and error output of a run, in a directory of its own.
-pub struct RunFiles {
-    directory: PathBuf,
+/// Our umask lets nobody else in; what is for others is said.
+fn chmod(file: &File, mode: u32) -> io::Result<()> {
+    file.set_permissions(Permissions::from_mode(mode))
 }
 
 fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
@@ -45,68 +44,61 @@ pub fn user_directory(parent: &Path, user: &User, uid: u32) -> io::Result<()> {
     }
 }
 
-impl RunFiles {
-    /// The files of a run below `raw`.
-    pub fn new(raw: &Path, run: &Run) -> Self {
-        RunFiles { directory: raw.join(run.as_str()) }
+/// Makes a run's input, output and error output anew in `directory`, and gives the FIFO, open on both sides: as long as
+/// it is held, opening it blocks nobody.
+///
+/// # Errors
+/// When the disk refuses; nothing is left then.
+pub fn create_run(directory: &Path, user: u32, front: (u32, u32)) -> io::Result<File> {
+    remove_run(directory)?;
+    let made = fill(directory, user, front);
+    if made.is_err() {
+        remove_run(directory)?;
     }
-
-    /// Makes them anew and gives the FIFO, open on both sides: as long as it is held, opening it blocks nobody.
-    ///
-    /// # Errors
-    /// When the disk refuses; nothing is left then.
-    pub fn create(&self, user: u32, front: (u32, u32)) -> io::Result<File> {
-        self.remove()?;
-        let made = self.fill(user, front);
-        if made.is_err() {
-            self.remove()?;
-        }
-        made
-    }
-
-    fn fill(&self, user: u32, (front, front_group): (u32, u32)) -> io::Result<File> {
-        DirBuilder::new().mode(0o700).create(&self.directory)?;
-        for name in ["out", "err"] {
-            let file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(self.directory.join(name))?;
-            fchown(&file, Some(front), Some(front_group))?;
-        }
-        let path = self.directory.join("in");
-        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        let fifo = OpenOptions::new().read(true).write(true).open(&path)?;
-        chmod(&fifo, 0o620)?;
-        fchown(&fifo, Some(user), Some(front_group))?;
-        let directory = File::open(&self.directory)?;
-        chmod(&directory, 0o750)?;
-        fchown(&directory, None, Some(front_group))?;
-        Ok(fifo)
-    }
-
-    /// Removes them; what is not there is removed.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn remove(&self) -> io::Result<()> {
-        for name in ["in", "out", "err"] {
-            missing_is_fine(fs::remove_file(self.directory.join(name)))?;
-        }
-        missing_is_fine(fs::remove_dir(&self.directory))
-    }
+    made
 }
 
-/// Replaces a file so that a reader finds the old or the new text, whole, also after a power failure.
+fn fill(directory: &Path, user: u32, (front, front_group): (u32, u32)) -> io::Result<File> {
+    DirBuilder::new().mode(0o700).create(directory)?;
+    for name in ["out", "err"] {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(directory.join(name))?;
+        fchown(&file, Some(front), Some(front_group))?;
+    }
+    mkfifo(&directory.join("in"), Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let fifo = OpenOptions::new().read(true).write(true).open(directory.join("in"))?;
+    chmod(&fifo, 0o620)?;
+    fchown(&fifo, Some(user), Some(front_group))?;
+    let directory = File::open(directory)?;
+    chmod(&directory, 0o750)?;
+    fchown(&directory, None, Some(front_group))?;
+    Ok(fifo)
+}
+
+/// Removes them; what is not there is removed.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn remove_run(directory: &Path) -> io::Result<()> {
+    for name in ["in", "out", "err"] {
+        missing_is_fine(fs::remove_file(directory.join(name)))?;
+    }
+    missing_is_fine(fs::remove_dir(directory))
+}
+
+/// Writes a file that everybody may read: whole or not at all, also after a power failure. One that says the same is
+/// left alone.
 ///
 /// # Errors
 /// When the disk refuses; the old text stays.
-pub fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+pub fn write_readable(path: &Path, text: &str) -> io::Result<()> {
+    if fs::read_to_string(path).is_ok_and(|known| known == text) {
+        return Ok(());
+    }
     let temporary = path.with_extension("new");
     missing_is_fine(fs::remove_file(&temporary))?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(text.as_bytes())?;
-    chmod(&file, mode)?;
+    chmod(&file, 0o644)?;
     file.sync_all()?;
     fs::rename(&temporary, path)
 }
@@ -120,16 +112,10 @@ mod tests {
     #[test]
     fn the_files_of_a_run_have_the_owners_and_modes_that_keep_user_and_front_apart() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(
-            fs::symlink_metadata(dir.path()).unwrap().uid(),
-            0,
-            "run this test as root: it changes owners"
-        );
-        let run = Run::parse("01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d").unwrap();
-        let files = RunFiles::new(dir.path(), &run);
+        assert_eq!(fs::symlink_metadata(dir.path()).unwrap().uid(), 0, "run this test as root: it changes owners");
+        let path = dir.path().join("01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d");
         for _ in 0..2 {
-            files.create(1_879_048_193, (990, 991)).unwrap();
-            let path = dir.path().join(run.as_str());
+            create_run(&path, 1_879_048_193, (990, 991)).unwrap();
             let seen = |name: &str| {
                 let meta = fs::symlink_metadata(path.join(name)).unwrap();
                 (meta.uid(), meta.gid(), meta.mode() & 0o7777, meta.file_type().is_fifo())
@@ -139,8 +125,8 @@ mod tests {
             assert_eq!(seen("out"), (990, 991, 0o600, false));
             assert_eq!(seen("err"), (990, 991, 0o600, false));
         }
-        files.remove().unwrap();
-        files.remove().unwrap();
+        remove_run(&path).unwrap();
+        remove_run(&path).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 

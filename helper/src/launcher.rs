@@ -4,6 +4,7 @@
 //! ends its connection; a request that cannot be done is answered with the reason. Starts wait for each other, so that
 //! the limit of agents holds; stops and questions wait for nobody. Nothing is remembered but the registry.
 
+use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -13,13 +14,13 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use crate::files::{self, RunFiles};
+use crate::files;
 use crate::names::{Run, User};
 use crate::settings::Settings;
-use crate::systemd::{self, Ask};
+use crate::systemd;
 use crate::uids::{self, Registry};
 use crate::units;
-use crate::wire::{self, Activity, Refusal, Reply, Request, Step, Unit, UnitState};
+use crate::wire::{self, Activity, Refusal, Reply, Request, Step, Unit, UnitState, WireError};
 
 /// Connections that are served at the same time; a further one waits in the socket's queue.
 const THREADS: usize = 16;
@@ -60,41 +61,30 @@ impl Launcher {
     }
 
     fn take_connections(&self, listener: &UnixListener) {
-        loop {
-            match listener.accept() {
-                Ok((stream, _)) => self.converse(&stream),
-                Err(error) => {
-                    error!(%error, "accept");
-                    std::thread::sleep(Duration::from_secs(1));
-                }
+        for stream in listener.incoming() {
+            let Err(error) = stream.map_err(WireError::Io).and_then(|stream| self.converse(&stream)) else { continue };
+            warn!(%error, "a connection has ended");
+            if matches!(error, WireError::Io(_)) {
+                // Without descriptors accept fails again and again.
+                std::thread::sleep(Duration::from_millis(100));
             }
         }
     }
 
-    fn converse(&self, stream: &UnixStream) {
-        let peer = getsockopt(stream, PeerCredentials).map(|credentials| credentials.uid());
-        let bounded = stream.set_read_timeout(Some(PATIENCE)).and(stream.set_write_timeout(Some(PATIENCE)));
-        if peer != Ok(self.front.0) || bounded.is_err() {
-            warn!(?peer, ?bounded, "refused: not the front, or no deadline");
-            return;
+    fn converse(&self, stream: &UnixStream) -> Result<(), WireError> {
+        stream.set_read_timeout(Some(PATIENCE)).map_err(WireError::Io)?;
+        stream.set_write_timeout(Some(PATIENCE)).map_err(WireError::Io)?;
+        let peer = getsockopt(stream, PeerCredentials).map_err(|error| WireError::Io(error.into()))?;
+        if peer.uid() != self.front.0 {
+            return Err(WireError::NotAMessage(format!("uid {} is not the front", peer.uid())));
         }
-        loop {
-            let request = match wire::read::<Request>(stream) {
-                Ok(Some(request)) => request,
-                Ok(None) => return,
-                Err(error) => {
-                    warn!(%error, "connection ended: not a request");
-                    return;
-                }
-            };
+        while let Some(request) = wire::read::<Request>(stream)? {
             let reply = self.answer(&request).unwrap_or_else(Reply::Refused);
             // Names, numbers and states only: requests and replies hold nothing else.
             info!(?request, ?reply, "request");
-            if let Err(error) = wire::write(stream, &reply) {
-                warn!(%error, "the reply was not taken");
-                return;
-            }
+            (&mut &*stream).write_all(&wire::encode(&reply)?).map_err(WireError::Io)?;
         }
+        Ok(())
     }
 
     fn answer(&self, request: &Request) -> Result<Reply, Refusal> {
@@ -139,13 +129,13 @@ impl Launcher {
             files::user_directory(parent, user, uid).map_err(failed(Step::UserDirectories))?;
         }
         // 6. Input and output. The FIFO is held open, or systemd would wait for its writer.
-        let files = RunFiles::new(Path::new(units::RAW_DIR), run);
-        let fifo = files.create(uid, self.front).map_err(failed(Step::RunFiles))?;
+        let directory = Path::new(units::RAW_DIR).join(run.as_str());
+        let fifo = files::create_run(&directory, uid, self.front).map_err(failed(Step::RunFiles))?;
         // 7. The unit. From here on enter and pi hold the FIFO themselves.
         let arguments = units::agent_arguments(&self.settings, self.version, user, uid, run);
         let started = systemd::run(&arguments);
         drop(fifo);
-        let Err(Ask(told)) = started else { return Ok(uid) };
+        let Err(told) = started else { return Ok(uid) };
         // 8. A start that failed leaves nothing but its reason in the log.
         let status = show(&unit)?.status;
         error!(unit, status, told, "the agent could not be started");
@@ -176,10 +166,10 @@ fn forget(user: &User, run: &Run) -> Result<(), Refusal> {
             }
         }
     }
-    RunFiles::new(Path::new(units::RAW_DIR), run).remove().map_err(failed(Step::RunFiles))
+    files::remove_run(&Path::new(units::RAW_DIR).join(run.as_str())).map_err(failed(Step::RunFiles))
 }
 
-fn asking(Ask(told): Ask) -> Refusal {
+fn asking(told: String) -> Refusal {
     error!(told, "systemd");
     Refusal::Failed(Step::AskSystemd)
 }

@@ -30,8 +30,6 @@ impl fmt::Display for NameError {
     }
 }
 
-impl std::error::Error for NameError {}
-
 /// A user: Gitea's rules for names, lower case only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Encode)]
 pub struct User(String);
@@ -73,20 +71,20 @@ impl Run {
     /// # Errors
     /// The first byte that does not fit.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        let bad = |position, wanted| Err(NameError { position, wanted });
-        for (position, byte) in text.bytes().enumerate() {
-            let (fits, wanted) = match position {
-                8 | 13 | 18 | 23 => (byte == b'-', "a dash"),
-                14 => (byte == b'7', "the version, 7"),
-                19 => (matches!(byte, b'8' | b'9' | b'a' | b'b'), "the variant, 8 9 a or b"),
-                0..RUN_LENGTH => (matches!(byte, b'0'..=b'9' | b'a'..=b'f'), "a digit of 0-9 a-f"),
-                _ => (false, "the end: a run's id has 36 bytes"),
-            };
-            if !fits {
-                return bad(position, wanted);
+        let fits = |&(position, byte): &(usize, u8)| match position {
+            8 | 13 | 18 | 23 => byte == b'-',
+            14 => byte == b'7',
+            19 => b"89ab".contains(&byte),
+            0..RUN_LENGTH => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+            _ => false,
+        };
+        match text.bytes().enumerate().find(|at| !fits(at)) {
+            None if text.len() == RUN_LENGTH => Ok(Run(text.to_owned())),
+            found => {
+                let position = found.map_or(text.len(), |(position, _)| position);
+                Err(NameError { position, wanted: "a UUIDv7 in its canonical lower-case text" })
             }
         }
-        if text.len() == RUN_LENGTH { Ok(Run(text.to_owned())) } else { bad(text.len(), "36 bytes") }
     }
 
     /// The id.
@@ -95,21 +93,19 @@ impl Run {
     }
 }
 
-impl<C> Decode<C> for User {
-    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        let text = String::decode(decoder)?;
-        User::parse(&text).map_err(|error| DecodeError::OtherString(format!("user {error}")))
-    }
+/// Off the wire a name is checked like any other.
+macro_rules! decode_checked {
+    ($name:ident) => {
+        impl<C> Decode<C> for $name {
+            fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+                $name::parse(&String::decode(decoder)?).map_err(|error| DecodeError::OtherString(error.to_string()))
+            }
+        }
+        impl_borrow_decode!($name);
+    };
 }
-impl_borrow_decode!(User);
-
-impl<C> Decode<C> for Run {
-    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        let text = String::decode(decoder)?;
-        Run::parse(&text).map_err(|error| DecodeError::OtherString(format!("run {error}")))
-    }
-}
-impl_borrow_decode!(Run);
+decode_checked!(User);
+decode_checked!(Run);
 
 #[cfg(test)]
 mod tests {

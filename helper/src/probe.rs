@@ -9,8 +9,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 /// What the root of a sandbox holds, and nothing else.
-const ROOT: &str =
-    "agent bin dev etc home lib lib64 proc root run sbin session sys tmp trusted usr var workspace";
+const ROOT: &str = "agent bin dev etc home lib lib64 proc root run sbin session sys tmp trusted usr var workspace";
 /// What its /run holds: the relay's directory, and what systemd itself mounts there.
 const RUN: &str = "relay-model systemd host credentials lock";
 /// Sockets of the host that must not be there, whatever mounts them.
@@ -19,10 +18,8 @@ const SOCKETS: &str = "/run/systemd/private /run/systemd/notify /run/systemd/jou
     /run/systemd/userdb /run/dbus /run/nscd /dev/log";
 
 fn check(holds: bool, property: &str, seen: impl std::fmt::Display) -> Result<(), String> {
-    if holds {
-        return Ok(());
-    }
-    Err(format!("{property} is not enforced on this system ({seen}); the agent is not started"))
+    let told = || format!("{property} is not enforced on this system ({seen}); the agent is not started");
+    if holds { Ok(()) } else { Err(told()) }
 }
 
 /// All of it.
@@ -39,11 +36,7 @@ pub fn all() -> Result<(), String> {
         let read_only = statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
         check(read_only, "ProtectSystem=strict", format!("{path} is writable"))?;
     }
-    check(
-        unshare(CloneFlags::CLONE_NEWUSER) == Err(Errno::EPERM),
-        "RestrictNamespaces=yes",
-        "unshare works",
-    )?;
+    check(unshare(CloneFlags::CLONE_NEWUSER) == Err(Errno::EPERM), "RestrictNamespaces=yes", "unshare works")?;
     let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, None);
     check(netlink.is_err(), "RestrictAddressFamilies=", "a netlink socket can be made")
 }
@@ -56,11 +49,7 @@ fn status() -> Result<(), String> {
     check(value("NoNewPrivs") == "1", "NoNewPrivileges=yes", value("NoNewPrivs"))?;
     check(value("Seccomp") == "2", "SystemCallFilter=", value("Seccomp"))?;
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        check(
-            value(set).bytes().all(|byte| byte == b'0'),
-            "CapabilityBoundingSet=",
-            format!("{set} {}", value(set)),
-        )?;
+        check(value(set).bytes().all(|byte| byte == b'0'), "CapabilityBoundingSet=", format!("{set} {}", value(set)))?;
     }
     let root = value("Uid").split_whitespace().any(|uid| uid == "0");
     check(!root, "User=", "the agent would be root")

@@ -6,19 +6,18 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crate::systemd::{self, Ask};
+use crate::systemd;
 use crate::units::{MODEL_RELAY, relay_arguments};
 use crate::wire::Activity;
 
 /// What the relay is configured with; `pi-gateway check --write` makes the first when it changes.
-const INPUTS: [&str; 2] =
-    ["/run/pi-gateway/config/relay-model.env", "/etc/pi-gateway/credentials/OPENAI_API_KEY"];
+const INPUTS: [&str; 2] = ["/run/pi-gateway/config/relay-model.env", "/etc/pi-gateway/credentials/OPENAI_API_KEY"];
 
 /// Makes sure that the model relay is up with the present configuration.
 ///
 /// # Errors
 /// When systemd does not bring it up.
-pub fn ensure_model_relay() -> Result<(), Ask> {
+pub fn ensure_model_relay() -> Result<(), String> {
     // The change time, because a copied file may bring an old modification time along.
     let changed = |path| fs::metadata(path).map_or(0, |found| u64::try_from(found.ctime()).unwrap_or(0));
     let newest = INPUTS.into_iter().map(changed).max().unwrap_or(0);

@@ -22,8 +22,7 @@ pub fn parse(text: &str) -> Result<Vec<(String, String)>, Vec<String>> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let valid =
-            |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let valid = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         let Some((name, value)) = line.split_once('=').filter(|(name, _)| valid(name)) else {
             // The line itself is not repeated: it may be a secret.
             mistakes.push(format!("line {}: not NAME=VALUE", index + 1));
@@ -53,8 +52,7 @@ impl Settings {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._:%+-".contains(&byte);
         let harmless = |value: &str| !value.is_empty() && !value.contains("..") && value.bytes().all(plain);
         let bad = NAMES.split_whitespace().filter(|name| !harmless(settings.get(name)));
-        let told =
-            |name| format!("{FILE}: {name} is missing or not plain; `systemctl restart pi-gateway-launcher`");
+        let told = |name| format!("{FILE}: {name} is missing or not plain; `systemctl restart pi-gateway-launcher`");
         let mistakes: Vec<String> = bad.map(told).collect();
         if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
     }

@@ -30,12 +30,7 @@ pub fn launcher_main() -> ExitCode {
     let (options, facility) = (syslog_tracing::Options::LOG_PID, syslog_tracing::Facility::Daemon);
     if let Some(syslog) = syslog_tracing::Syslog::new(c"pi-gateway-launcher", options, facility) {
         // The time is syslog's own.
-        tracing_subscriber::fmt()
-            .with_writer(syslog)
-            .with_ansi(false)
-            .without_time()
-            .with_target(false)
-            .init();
+        tracing_subscriber::fmt().with_writer(syslog).with_ansi(false).without_time().with_target(false).init();
     }
     let started = match private {
         Ok(()) => start(listener),
@@ -53,49 +48,29 @@ fn start(listener: Option<UnixListener>) -> Result<(), Vec<String>> {
     let (version, mut mistakes) = environment::machine();
     mistakes.extend(environment::credential("OPENAI_API_KEY").err());
     mistakes.extend(environment::configure().err());
-    let settings = environment::read_root_file(Path::new(settings::FILE), 0o022)
-        .map_err(|mistake| vec![mistake])
-        .and_then(|text| Settings::new(&text));
-    let front = nix::unistd::User::from_name("pi-gateway").ok().flatten();
-    if front.is_none() {
-        mistakes.push("there is no user pi-gateway: `systemd-sysusers`".to_owned());
+    if !mistakes.is_empty() {
+        return Err(mistakes);
     }
-    if listener.is_none() {
-        mistakes.push("no socket was passed: `systemctl start pi-gateway-launcher.socket`".to_owned());
-    }
-    let opened = settings.and_then(|settings| match open_registry(&settings) {
-        Ok(registry) => Ok((settings, registry)),
-        Err(error) => Err(vec![format!("the registry of uids: {error}")]),
-    });
-    let (settings, registry, listener, front) = match (opened, listener, front) {
-        (Ok((settings, registry)), Some(listener), Some(front)) if mistakes.is_empty() => {
-            (settings, registry, listener, front)
-        }
-        (opened, _, _) => {
-            mistakes.extend(opened.err().unwrap_or_default());
-            return Err(mistakes);
-        }
-    };
-    let told = |what: &str, error: &dyn std::fmt::Display| vec![format!("{what}: {error}")];
-    drop_capabilities().map_err(|error| told("dropping capabilities", &error))?;
-    relays::ensure_model_relay().map_err(|error| told("starting the model relay", &error.0))?;
-    let launcher = Launcher {
-        settings,
-        version,
-        registry,
-        front: (front.uid.into(), front.gid.into()),
-        starting: Mutex::new(()),
-    };
-    let ready = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("waiting for requests")]);
-    info!(version, "ready");
-    ready.and_then(|()| launcher.serve(&listener)).map_err(|error| told("serving", &error))
+    let text = environment::read_root_file(Path::new(settings::FILE), 0o022).map_err(|mistake| vec![mistake])?;
+    let settings = Settings::new(&text)?;
+    serve(listener, version, settings).map_err(|mistake| vec![mistake])
 }
 
-fn open_registry(settings: &Settings) -> std::io::Result<Registry> {
-    let registry = Registry::open(Path::new(REGISTRY))?;
-    registry.check(Path::new(settings.get("BASE_WORKDIR")))?;
-    registry.check(Path::new(settings.get("SESSION_DIR")))?;
-    Ok(registry)
+fn serve(listener: Option<UnixListener>, version: u32, settings: Settings) -> Result<(), String> {
+    let front = nix::unistd::User::from_name("pi-gateway").ok().flatten();
+    let front = front.ok_or("there is no user pi-gateway: `systemd-sysusers`")?;
+    let listener = listener.ok_or("no socket was passed: `systemctl start pi-gateway-launcher.socket`")?;
+    let registry = Registry::open(Path::new(REGISTRY)).map_err(|error| format!("the registry of uids: {error}"))?;
+    for name in ["BASE_WORKDIR", "SESSION_DIR"] {
+        registry.check(Path::new(settings.get(name))).map_err(|error| format!("{name}: {error}"))?;
+    }
+    drop_capabilities().map_err(|error| format!("dropping capabilities: {error}"))?;
+    relays::ensure_model_relay().map_err(|error| format!("starting the model relay: {error}"))?;
+    let (front, starting) = ((front.uid.as_raw(), front.gid.as_raw()), Mutex::new(()));
+    let launcher = Launcher { settings, version, registry, front, starting };
+    let ready = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("waiting for requests")]);
+    info!(version, "ready");
+    ready.and_then(|()| launcher.serve(&listener)).map_err(|error| format!("serving: {error}"))
 }
 
 /// Keeps CAP_CHOWN, which giving a user his directories needs, and nothing else. Under its unit nothing is left to drop,

@@ -1,9 +1,6 @@
 //! The only file of this crate with unsafe code: descriptors that come from outside the program.
 
-#![allow(
-    unsafe_code,
-    reason = "taking over inherited descriptors and closing unknown ones has no safe interface"
-)]
+#![allow(unsafe_code, reason = "taking over inherited descriptors and closing unknown ones has no safe interface")]
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;

@@ -1,8 +1,10 @@
 //! systemd, by its own programs: `systemd-run` and `systemctl`, with absolute paths, no environment and a deadline.
 //!
 //! No `--collect` (a collected failure reads as success), no `--wait`, no RemainAfterExit: a failed unit stays until it
-//! is forgotten, so the launcher needs no state of its own. What fails is an [`Ask`] error that the caller maps.
+//! is forgotten, so the launcher needs no state of its own. What fails is a sentence that the caller
+//! logs or shows.
 
+use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};
 
 use crate::names::Run;
@@ -10,43 +12,30 @@ use crate::wire::{Activity, Outcome, UnitState};
 
 /// Ends a program that takes longer than 9 s; a request has 10.
 const TIMEOUT: [&str; 3] = ["/usr/bin/timeout", "--kill-after=0.5", "9"];
-/// What a unit's description begins with when it runs an agent; the run's id follows.
-pub const RUN_DESCRIPTION: &str = "pi-gateway run ";
 
-/// systemd could not be asked, or not in time.
-#[derive(Debug)]
-pub struct Ask(pub String);
-
-fn ask(program: &str, arguments: &[String]) -> Result<Output, Ask> {
+fn ask(program: &str, arguments: &[impl AsRef<OsStr>]) -> Result<Output, String> {
     let mut command = Command::new(TIMEOUT[0]);
-    command
-        .args(&TIMEOUT[1..])
-        .arg(program)
-        .args(arguments)
-        .env_clear()
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null());
-    command.output().map_err(|error| Ask(format!("{program}: {error}")))
+    command.args(&TIMEOUT[1..]).arg(program).args(arguments).env_clear().env("LC_ALL", "C").stdin(Stdio::null());
+    command.output().map_err(|error| format!("{program}: {error}"))
 }
 
-fn systemctl(arguments: &[&str]) -> Result<Output, Ask> {
-    let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
-    ask("/usr/bin/systemctl", &arguments)
+fn systemctl(arguments: &[&str]) -> Result<Output, String> {
+    ask("/usr/bin/systemctl", arguments)
 }
 
-fn succeed(output: &Output, what: &str) -> Result<(), Ask> {
+fn succeed(output: &Output, what: &str) -> Result<(), String> {
     if output.status.success() {
         return Ok(());
     }
     let told = String::from_utf8_lossy(&output.stderr);
-    Err(Ask(format!("{what}: {} ({})", told.lines().next().unwrap_or("no reason given"), output.status)))
+    Err(format!("{what}: {} ({})", told.lines().next().unwrap_or("no reason given"), output.status))
 }
 
 /// Starts a transient unit; returns when its program runs.
 ///
 /// # Errors
 /// When it does not come to run; [`show`] then tells at which step.
-pub fn run(arguments: &[String]) -> Result<(), Ask> {
+pub fn run(arguments: &[String]) -> Result<(), String> {
     succeed(&ask("/usr/bin/systemd-run", arguments)?, "systemd-run")
 }
 
@@ -54,7 +43,7 @@ pub fn run(arguments: &[String]) -> Result<(), Ask> {
 ///
 /// # Errors
 /// When it is not gone in time.
-pub fn stop(unit: &str) -> Result<(), Ask> {
+pub fn stop(unit: &str) -> Result<(), String> {
     let output = systemctl(&["--no-ask-password", "stop", "--", unit])?;
     // "not loaded" (5) is what a unit that has ended well is.
     if output.status.code() == Some(5) { Ok(()) } else { succeed(&output, "systemctl stop") }
@@ -64,12 +53,12 @@ pub fn stop(unit: &str) -> Result<(), Ask> {
 ///
 /// # Errors
 /// When it does not come up again.
-pub fn restart(unit: &str) -> Result<(), Ask> {
+pub fn restart(unit: &str) -> Result<(), String> {
     succeed(&systemctl(&["--no-ask-password", "restart", "--", unit])?, "systemctl restart")
 }
 
 /// Forgets that a unit has failed.
-pub fn reset_failed(unit: &str) -> Result<(), Ask> {
+pub fn reset_failed(unit: &str) -> Result<(), String> {
     // Fails for a unit that is not there, which is what is wanted.
     systemctl(&["--no-ask-password", "reset-failed", "--", unit]).map(drop)
 }
@@ -78,7 +67,7 @@ pub fn reset_failed(unit: &str) -> Result<(), Ask> {
 ///
 /// # Errors
 /// When systemd does not answer.
-pub fn show(unit: &str) -> Result<(UnitState, u64), Ask> {
+pub fn show(unit: &str) -> Result<(UnitState, u64), String> {
     let properties = "ActiveState,Result,ExecMainStatus,Description,User,ExecMainStartTimestamp";
     let output = systemctl(&["show", "--timestamp=unix", "--property", properties, "--", unit])?;
     succeed(&output, "systemctl show")?;
@@ -86,9 +75,8 @@ pub fn show(unit: &str) -> Result<(UnitState, u64), Ask> {
 }
 
 fn parse_show(text: &str) -> (UnitState, u64) {
-    let value = |name: &str| {
-        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default()
-    };
+    let value =
+        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default();
     let state = UnitState {
         activity: match value("ActiveState") {
             "active" | "reloading" => Activity::Active,
@@ -106,7 +94,7 @@ fn parse_show(text: &str) -> (UnitState, u64) {
             _ => Outcome::Other,
         },
         status: value("ExecMainStatus").parse().unwrap_or(0),
-        run: value("Description").strip_prefix(RUN_DESCRIPTION).and_then(|run| Run::parse(run).ok()),
+        run: value("Description").strip_prefix(crate::units::RUN_DESCRIPTION).and_then(|run| Run::parse(run).ok()),
         uid: value("User").parse().ok(),
     };
     let started = value("ExecMainStartTimestamp").trim_start_matches('@').parse().unwrap_or(0);
@@ -117,7 +105,7 @@ fn parse_show(text: &str) -> (UnitState, u64) {
 ///
 /// # Errors
 /// When systemd does not answer.
-pub fn agents() -> Result<Vec<String>, Ask> {
+pub fn agents() -> Result<Vec<String>, String> {
     let states = "--state=active,activating,deactivating,reloading";
     let pattern = format!("{}*.service", crate::units::AGENT_PREFIX);
     let list = ["list-units", "--plain", "--no-legend", "--full", "--type=service", states, "--", &pattern];
@@ -131,11 +119,11 @@ pub fn agents() -> Result<Vec<String>, Ask> {
 ///
 /// # Errors
 /// When it does not say.
-pub fn version() -> Result<u32, Ask> {
+pub fn version() -> Result<u32, String> {
     let output = systemctl(&["--version"])?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let version = text.split_whitespace().nth(1).and_then(|word| word.parse().ok());
-    version.ok_or_else(|| Ask("systemctl --version: no version in its answer".into()))
+    version.ok_or_else(|| "systemctl --version: no version in its answer".to_owned())
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 //! A user gets the next uid of the range when his first run starts and keeps it for ever. The registry is checked against
 //! the owners of the directories at each start: a lost or foreign one would mix users, so a mismatch stops the start.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use crate::files::write_readable;
 use crate::names::User;
 
 /// The uid before the first user's.
@@ -20,10 +21,6 @@ pub const RANGE: u32 = 65_535;
 pub struct Registry {
     path: PathBuf,
     users: Mutex<Vec<User>>,
-}
-
-fn invalid(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 impl Registry {
@@ -41,16 +38,14 @@ impl Registry {
         let mut users = Vec::new();
         for line in text[..whole].lines() {
             let (uid, name) = line.split_once(' ').unwrap_or_default();
-            let user = User::parse(name)
-                .ok()
-                .filter(|user| uid == uid_of(users.len()).to_string() && !users.contains(user));
-            users.push(user.ok_or_else(|| {
-                invalid(format!(
-                    "{}: line {} is not what was written; restore it from a backup",
-                    path.display(),
-                    users.len() + 1
-                ))
-            })?);
+            match User::parse(name) {
+                Ok(user) if uid == uid_of(users.len()).to_string() && !users.contains(&user) => users.push(user),
+                _ => {
+                    let (path, line) = (path.display(), users.len() + 1);
+                    let told = format!("{path}: line {line} is not what was written; restore it from a backup");
+                    return Err(io::Error::other(told));
+                }
+            }
         }
         if whole < text.len() {
             OpenOptions::new().write(true).open(path)?.set_len(whole as u64)?;
@@ -71,12 +66,11 @@ impl Registry {
             let known = users.iter().position(|user| user.as_str() == name).map(uid_of);
             // A directory of root is one whose making was interrupted: it is made again before use.
             if known != Some(owner) && !(owner == 0 && known.is_some()) {
-                let wanted = known.map_or("no user of the registry".to_owned(), |uid| format!("uid {uid}"));
-                return Err(invalid(format!(
-                    "{} belongs to uid {owner}, by {} to {wanted}; restore the registry and the directories from the \
-                     same backup, with numeric owners",
-                    path.display(),
-                    self.path.display()
+                let wanted = known.map_or("nobody".to_owned(), |uid| format!("uid {uid}"));
+                let (path, registry) = (path.display(), self.path.display());
+                return Err(io::Error::other(format!(
+                    "{path} belongs to uid {owner}, by {registry} to {wanted}; restore both from the same backup, with \
+                     numeric owners"
                 )));
             }
         }
@@ -98,8 +92,7 @@ impl Registry {
         let uid = uid_of(users.len());
         let mut file = OpenOptions::new().append(true).create(true).mode(0o644).open(&self.path)?;
         let before = file.metadata()?.len();
-        let written =
-            file.write_all(format!("{uid} {}\n", user.as_str()).as_bytes()).and_then(|()| file.sync_all());
+        let written = file.write_all(format!("{uid} {}\n", user.as_str()).as_bytes()).and_then(|()| file.sync_all());
         if let Err(error) = written {
             file.set_len(before)?;
             return Err(error);
@@ -125,13 +118,6 @@ pub fn publish(userdb: &Path, sandbox: &Path, uid: u32) -> io::Result<()> {
          \"shell\":\"/usr/sbin/nologin\",\"locked\":true}}\n"
     );
     let group = format!("{{\"groupName\":\"{name}\",\"gid\":{uid},\"disposition\":\"container\"}}\n");
-    for (kind, record) in [("user", user), ("group", group)] {
-        write_readable(&userdb.join(format!("{name}.{kind}")), &record)?;
-        match symlink(format!("{name}.{kind}"), userdb.join(format!("{uid}.{kind}"))) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-    }
     // What the sandbox sees: itself and nobody.
     fs::create_dir_all(sandbox)?;
     let passwd = format!(
@@ -139,20 +125,15 @@ pub fn publish(userdb: &Path, sandbox: &Path, uid: u32) -> io::Result<()> {
          nobody:x:65534:65534::/:/usr/sbin/nologin\n"
     );
     write_readable(&sandbox.join("passwd"), &passwd)?;
-    write_readable(&sandbox.join("group"), &format!("{name}:x:{uid}:\nroot:x:0:\nnogroup:x:65534:\n"))
-}
-
-/// Writes a file that everybody may read, whole or not at all. One that says the same is left alone.
-fn write_readable(path: &Path, text: &str) -> io::Result<()> {
-    if fs::read_to_string(path).is_ok_and(|known| known == text) {
-        return Ok(());
+    write_readable(&sandbox.join("group"), &format!("{name}:x:{uid}:\nroot:x:0:\nnogroup:x:65534:\n"))?;
+    for (kind, record) in [("user", user), ("group", group)] {
+        write_readable(&userdb.join(format!("{name}.{kind}")), &record)?;
+        match symlink(format!("{name}.{kind}"), userdb.join(format!("{uid}.{kind}"))) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
     }
-    crate::files::replace(path, text, 0o644)
-}
-
-/// Makes a file readable that was written under our umask.
-pub(crate) fn chmod(file: &File, mode: u32) -> io::Result<()> {
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -178,11 +159,7 @@ mod tests {
             fs::write(&path, &text[..cut]).unwrap();
             let again = Registry::open(&path).unwrap();
             let kept = usize::from(cut > 16) + 1;
-            assert_eq!(
-                again.assign(&user("carol")).unwrap(),
-                BASE + u32::try_from(kept).unwrap(),
-                "cut at {cut}"
-            );
+            assert_eq!(again.assign(&user("carol")).unwrap(), BASE + u32::try_from(kept).unwrap(), "cut at {cut}");
         }
     }
 
@@ -190,9 +167,7 @@ mod tests {
     fn a_registry_that_was_edited_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("uids");
-        for text in
-            ["1879048194 alice\n", "1879048193 alice\n1879048194 alice\n", "1879048193 A\n", "x\n", "\n"]
-        {
+        for text in ["1879048194 alice\n", "1879048193 alice\n1879048194 alice\n", "1879048193 A\n", "x\n", "\n"] {
             fs::write(&path, text).unwrap();
             assert!(Registry::open(&path).is_err(), "{text:?}");
         }

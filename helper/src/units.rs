@@ -5,8 +5,9 @@
 
 use crate::names::{Run, User};
 use crate::settings::Settings;
-use crate::systemd::RUN_DESCRIPTION;
 
+/// What a unit's description begins with when it runs an agent; the run's id follows.
+pub const RUN_DESCRIPTION: &str = "pi-gateway run ";
 /// What the name of an agent's unit begins with.
 pub const AGENT_PREFIX: &str = "pi-gateway-agent-";
 /// The unit of the model relay.
@@ -18,6 +19,7 @@ pub const USERS_DIR: &str = "/run/pi-gateway/users";
 
 const COMMON: &str = include_str!("../units/common.conf");
 const AGENT: &str = include_str!("../units/agent.conf");
+const COMMAND: &str = include_str!("../units/agent.command");
 const AGENT_257: &str = include_str!("../units/agent-257.conf");
 const RELAY: &str = include_str!("../units/model-relay.conf");
 
@@ -26,57 +28,40 @@ pub fn agent(user: &User) -> String {
     format!("{AGENT_PREFIX}{}.service", user.as_str())
 }
 
+/// The lines of a file of `helper/units` that are no comments.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.starts_with('#'))
+}
+
 fn arguments(unit: &str, description: &str, properties: &[&str]) -> Vec<String> {
-    let mut arguments =
-        ["--quiet", "--no-ask-password", "--slice=pi-gateway.slice"].map(str::to_owned).to_vec();
+    let mut arguments = ["--quiet", "--no-ask-password", "--slice=pi-gateway.slice"].map(str::to_owned).to_vec();
     arguments.extend([format!("--unit={unit}"), format!("--description={description}")]);
-    let lines = properties.iter().flat_map(|text| text.lines()).filter(|line| !line.starts_with('#'));
-    arguments.extend(lines.map(|line| format!("--property={line}")));
+    arguments.extend(properties.iter().flat_map(|text| lines(text)).map(|line| format!("--property={line}")));
     arguments
 }
 
 /// The arguments that start an agent. `version` is systemd's.
 pub fn agent_arguments(settings: &Settings, version: u32, user: &User, uid: u32, run: &Run) -> Vec<String> {
-    let (name, id, set) = (user.as_str(), run.as_str(), |name| settings.get(name));
     let seconds = |name| settings.number(name) / 1000;
-    // The front ends a run in time; this ends it should the front be gone for good.
-    let lifetime = seconds("RUN_TIMEOUT_MS") + seconds("RUN_CANCEL_GRACE_MS") + 60;
-    let port = set("INTERNAL_PROVIDER_PORT");
-    let own = format!(
-        "User={uid}\nGroup={uid}\n\
-         BindPaths={}/{name}:/workspace {}/{name}:/session\n\
-         BindReadOnlyPaths={USERS_DIR}/{name}/passwd:/etc/passwd {USERS_DIR}/{name}/group:/etc/group\n\
-         BindReadOnlyPaths={}:/trusted/extension.mjs {}:/trusted/AGENTS.md {}:/trusted/models.json\n\
-         StandardInput=file:{RAW_DIR}/{id}/in\n\
-         StandardOutput=append:{RAW_DIR}/{id}/out\n\
-         StandardError=append:{RAW_DIR}/{id}/err\n\
-         MemoryMax={}\nTasksMax={}\nCPUQuota={}\nRuntimeMaxSec={lifetime}\n\
-         Environment=GATEWAY_URL=http://127.0.0.1:{port}/v1",
-        set("BASE_WORKDIR"),
-        set("SESSION_DIR"),
-        set("PI_GATEWAY_EXTENSION_PATH"),
-        set("PI_SANDBOX_AGENTS_PATH"),
-        set("PI_GATEWAY_MODELS"),
-        set("SANDBOX_MEMORY_MAX"),
-        set("SANDBOX_TASKS_MAX"),
-        set("SANDBOX_CPU_QUOTA"),
-    );
+    let value = |name: &str| match name {
+        "user" => user.as_str().to_owned(),
+        "run" => run.as_str().to_owned(),
+        "uid" => uid.to_string(),
+        "lifetime" => (seconds("RUN_TIMEOUT_MS") + seconds("RUN_CANCEL_GRACE_MS") + 60).to_string(),
+        "context" if settings.get("PI_DISABLE_CONTEXT_FILES") != "true" => String::new(),
+        "context" => "-nc".to_owned(),
+        variable => settings.get(variable).to_owned(),
+    };
+    // Every second piece between braces is a name.
+    let pieces = |text: &str| -> String {
+        let named = text.split(['{', '}']).enumerate();
+        named.map(|(index, piece)| if index % 2 == 0 { piece.to_owned() } else { value(piece) }).collect()
+    };
+    let fill = |text: &str| lines(text).map(|line| pieces(line) + "\n").collect::<String>();
     let newer = if version >= 257 { AGENT_257 } else { "" };
-    let description = format!("{RUN_DESCRIPTION}{id}");
-    let mut all = arguments(&agent(user), &description, &[COMMON, AGENT, newer, &own]);
-    let enter = format!(
-        "-- /usr/lib/pi-gateway/pi-gateway-enter --run {id} --model-port {port} -- {}",
-        set("PI_BIN")
-    );
-    // Nothing of the workspace is loaded as configuration, and the session is the user's one file.
-    let context = if set("PI_DISABLE_CONTEXT_FILES") == "true" { "-nc" } else { "" };
-    let pi = format!(
-        "--mode rpc -ne -ns -np --no-themes {context} -na --offline -e /trusted/extension.mjs \
-         --append-system-prompt /trusted/AGENTS.md --session-dir /session --session /session/session.jsonl \
-         --provider gateway --model {}",
-        set("PI_GATEWAY_DEFAULT_MODEL")
-    );
-    all.extend(enter.split_whitespace().chain(pi.split_whitespace()).map(str::to_owned));
+    let description = format!("{RUN_DESCRIPTION}{}", run.as_str());
+    let mut all = arguments(&agent(user), &description, &[COMMON, &fill(AGENT), newer]);
+    all.extend(fill(COMMAND).split_whitespace().map(str::to_owned));
     all
 }
 

@@ -5,7 +5,7 @@
 //! not fit is a [`WireError`], which ends the connection. docs/protocol.md describes every message; a test compares.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::{Decode, Encode};
@@ -132,18 +132,18 @@ pub enum Step {
 pub enum WireError {
     /// The peer is gone or too slow.
     Io(io::Error),
-    /// A frame of a length that is not allowed.
-    Length(usize),
-    /// A frame of another version.
-    Version(u8),
-    /// Not exactly one message.
-    Value(String),
+    /// What came is not one frame of this version with exactly one message in it.
+    NotAMessage(String),
 }
 
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?} (version {VERSION}, 1 to {MAX_FRAME} bytes)")
+        write!(f, "{self:?}")
     }
+}
+
+fn not_a_message(what: impl fmt::Display) -> WireError {
+    WireError::NotAMessage(format!("{what} (version {VERSION}, 1 to {MAX_FRAME} bytes)"))
 }
 
 const fn config() -> Configuration<LittleEndian, Fixint, Limit<MAX_FRAME>> {
@@ -156,13 +156,10 @@ const fn config() -> Configuration<LittleEndian, Fixint, Limit<MAX_FRAME>> {
 /// When the message is too long for a frame.
 pub fn encode<T: Encode>(message: &T) -> Result<Vec<u8>, WireError> {
     let mut frame = vec![0, 0, 0, 0, VERSION];
-    frame.extend(
-        bincode::encode_to_vec(message, config()).map_err(|error| WireError::Value(error.to_string()))?,
-    );
-    let length = frame.len() - 4;
-    let checked =
-        u32::try_from(length).ok().filter(|_| length <= MAX_FRAME).ok_or(WireError::Length(length))?;
-    frame[..4].copy_from_slice(&checked.to_le_bytes());
+    frame.extend(bincode::encode_to_vec(message, config()).map_err(not_a_message)?);
+    let length = u32::try_from(frame.len() - 4).ok().filter(|length| *length <= MAX_FRAME as u32);
+    let length = length.ok_or_else(|| not_a_message("too long"))?;
+    frame[..4].copy_from_slice(&length.to_le_bytes());
     Ok(frame)
 }
 
@@ -171,13 +168,12 @@ pub fn encode<T: Encode>(message: &T) -> Result<Vec<u8>, WireError> {
 /// # Errors
 /// When the version is another, or the rest is not exactly one message.
 pub fn decode<T: Decode<()>>(payload: &[u8]) -> Result<T, WireError> {
-    let (version, value) = payload.split_first().ok_or(WireError::Length(0))?;
+    let (version, value) = payload.split_first().ok_or_else(|| not_a_message("no version"))?;
     if *version != VERSION {
-        return Err(WireError::Version(*version));
+        return Err(not_a_message(format!("version {version}")));
     }
-    let (message, used) =
-        bincode::decode_from_slice(value, config()).map_err(|error| WireError::Value(error.to_string()))?;
-    if used == value.len() { Ok(message) } else { Err(WireError::Value("bytes behind it".into())) }
+    let (message, used) = bincode::decode_from_slice(value, config()).map_err(not_a_message)?;
+    if used == value.len() { Ok(message) } else { Err(not_a_message("bytes behind the message")) }
 }
 
 /// Reads one message; None when the peer has closed the connection between two frames.
@@ -190,21 +186,13 @@ pub fn read<T: Decode<()>>(mut from: impl Read) -> Result<Option<T>, WireError> 
         return Ok(None);
     }
     from.read_exact(&mut length[1..]).map_err(WireError::Io)?;
-    let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
+    let length = u32::from_le_bytes(length) as usize;
     if !(1..=MAX_FRAME).contains(&length) {
-        return Err(WireError::Length(length));
+        return Err(not_a_message(format!("{length} bytes")));
     }
     let mut payload = vec![0; length];
     from.read_exact(&mut payload).map_err(WireError::Io)?;
     decode(&payload).map(Some)
-}
-
-/// Writes one message.
-///
-/// # Errors
-/// See [`WireError`].
-pub fn write<T: Encode>(mut to: impl Write, message: &T) -> Result<(), WireError> {
-    to.write_all(&encode(message)?).map_err(WireError::Io)
 }
 
 #[cfg(test)]
@@ -236,20 +224,20 @@ mod tests {
         for cut in 1..frame.len() {
             assert!(matches!(read::<Request>(&frame[..cut]), Err(WireError::Io(_))), "cut at {cut}");
         }
-        assert!(matches!(read::<Request>(&[0, 0, 0, 0][..]), Err(WireError::Length(0))));
-        assert!(matches!(read::<Request>(&[255, 255, 255, 255][..]), Err(WireError::Length(_))));
+        assert!(matches!(read::<Request>(&[0, 0, 0, 0][..]), Err(WireError::NotAMessage(_))));
+        assert!(matches!(read::<Request>(&[255, 255, 255, 255][..]), Err(WireError::NotAMessage(_))));
         let mut other = frame.clone();
         other[4] = 2;
-        assert!(matches!(read::<Request>(other.as_slice()), Err(WireError::Version(2))));
+        assert!(matches!(read::<Request>(other.as_slice()), Err(WireError::NotAMessage(_))));
         let mut longer = frame[4..].to_vec();
         longer.push(0);
-        assert!(matches!(decode::<Request>(&longer), Err(WireError::Value(_))));
+        assert!(matches!(decode::<Request>(&longer), Err(WireError::NotAMessage(_))));
         let mut hostile = frame[4..].to_vec();
         hostile[13] = b'/';
-        assert!(matches!(decode::<Request>(&hostile), Err(WireError::Value(_))));
+        assert!(matches!(decode::<Request>(&hostile), Err(WireError::NotAMessage(_))));
         let mut huge = frame[4..].to_vec();
         huge[5..13].fill(0xff);
-        assert!(matches!(decode::<Request>(&huge), Err(WireError::Value(_))));
+        assert!(matches!(decode::<Request>(&huge), Err(WireError::NotAMessage(_))));
     }
 
     proptest! {

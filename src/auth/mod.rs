@@ -108,12 +108,7 @@ impl Verifier {
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn verify(
-        &self,
-        value: Option<&[u8]>,
-        several: bool,
-        now: jiff::Timestamp,
-    ) -> Result<Caller, AuthError> {
+    pub fn verify(&self, value: Option<&[u8]>, several: bool, now: jiff::Timestamp) -> Result<Caller, AuthError> {
         let value = value.ok_or(AuthError::Missing)?;
         if several || value.len() > MAX_VALUE {
             return Err(AuthError::Malformed);
@@ -179,22 +174,15 @@ impl Verifier {
 
 /// Whether a token's header names `crit` at all, be it null.
 fn has_crit(token: &str) -> bool {
-    let header =
-        token.split('.').next().and_then(|part| URL_SAFE_NO_PAD.decode(part).ok()).unwrap_or_default();
-    serde_json::from_slice::<serde_json::Map<String, Value>>(&header)
-        .is_ok_and(|header| header.contains_key("crit"))
+    let header = token.split('.').next().and_then(|part| URL_SAFE_NO_PAD.decode(part).ok()).unwrap_or_default();
+    serde_json::from_slice::<serde_json::Map<String, Value>>(&header).is_ok_and(|header| header.contains_key("crit"))
 }
 
 /// Signs a token for a user, for the operator and for tests.
 ///
 /// # Errors
 /// When there is no secret to sign with.
-pub fn sign(
-    config: &JwtConfig,
-    user: &User,
-    lifetime: Duration,
-    now: jiff::Timestamp,
-) -> Result<String, String> {
+pub fn sign(config: &JwtConfig, user: &User, lifetime: Duration, now: jiff::Timestamp) -> Result<String, String> {
     let secret = config.secrets.first().ok_or("there is no JWT_SHARED_SECRET")?;
     let lifetime = i64::try_from(lifetime.min(config.max_lifetime).as_secs()).unwrap_or(i64::MAX);
     let now = now.as_second();

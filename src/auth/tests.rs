@@ -132,9 +132,7 @@ fn times_that_do_not_fit_are_refused() {
         assert_eq!(verify(&token(&bad)), Err(error), "{bad}");
     }
     let no_issue = claims(|claims| drop(claims.as_object_mut().unwrap().remove("iat")));
-    for good in
-        [with("exp", json!(NOW - 29)), with("nbf", json!(NOW + 30)), with("exp", json!(NOW + 60)), no_issue]
-    {
+    for good in [with("exp", json!(NOW - 29)), with("nbf", json!(NOW + 30)), with("exp", json!(NOW + 60)), no_issue] {
         assert!(verify(&token(&good)).is_ok(), "{good}");
     }
 }
@@ -233,8 +231,7 @@ fn another_claim_can_name_the_user() {
 
 #[test]
 fn what_is_told_is_a_valid_header_and_repeats_no_token() {
-    for error in
-        [AuthError::Missing, AuthError::Malformed, AuthError::Signature, AuthError::NoExpiry, AuthError::User]
+    for error in [AuthError::Missing, AuthError::Malformed, AuthError::Signature, AuthError::NoExpiry, AuthError::User]
     {
         let told = error.www_authenticate();
         assert!(axum::http::HeaderValue::from_str(&told).is_ok(), "{told}");

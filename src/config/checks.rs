@@ -115,9 +115,7 @@ pub fn origins(value: &str) -> Checked {
 /// Hosts, separated by commas, each with an optional wildcard as its first label.
 pub fn hosts(value: &str) -> Checked {
     let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        !label.is_empty() && label.len() <= 63 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
     let host = |host: &str| host.strip_prefix("*.").unwrap_or(host).split('.').all(label);
     let fits = value.is_empty() || value.split(',').all(|one| host(one.trim()));
@@ -126,26 +124,21 @@ pub fn hosts(value: &str) -> Checked {
 
 /// A Gitea account.
 pub fn account(value: &str) -> Checked {
-    holds(
-        value.is_empty() || User::parse(&value.to_lowercase()).is_ok(),
-        "must be the name of a Gitea account",
-    )
+    holds(value.is_empty() || User::parse(&value.to_lowercase()).is_ok(), "must be the name of a Gitea account")
 }
 
 /// A Gitea repository's name.
 pub fn repository(value: &str) -> Checked {
     let plain = value.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    let fits =
-        plain && !value.starts_with('.') && !value.ends_with(".git") && (1..=100).contains(&value.len());
+    let fits = plain && !value.starts_with('.') && !value.ends_with(".git") && (1..=100).contains(&value.len());
     holds(fits, "must be the name of a repository: letters, digits and . _ -, without .git")
 }
 
 /// A git branch.
 pub fn branch(value: &str) -> Checked {
     let plain = value.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b));
-    let parts = value
-        .split('/')
-        .all(|part| !part.is_empty() && !part.starts_with(['.', '-']) && !part.ends_with(".lock"));
+    let parts =
+        value.split('/').all(|part| !part.is_empty() && !part.starts_with(['.', '-']) && !part.ends_with(".lock"));
     holds(plain && parts && !value.contains("..") && value.len() <= 100, "must be the name of a git branch")
 }
 
@@ -179,10 +172,7 @@ pub fn email(value: &str) -> Checked {
 /// The name of a claim.
 pub fn claim(value: &str) -> Checked {
     let plain = value.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
-    holds(
-        plain && (1..=64).contains(&value.len()),
-        "must be the name of a claim, such as sub or preferred_username",
-    )
+    holds(plain && (1..=64).contains(&value.len()), "must be the name of a claim, such as sub or preferred_username")
 }
 
 /// One of some words.
@@ -193,7 +183,6 @@ pub fn one_of(value: &str, words: &[&str]) -> Checked {
 /// A size of an image.
 pub fn image_size(value: &str) -> Checked {
     let side = |side: &str| number(side, 64, 8192).is_ok();
-    let fits =
-        value == "auto" || value.split_once('x').is_some_and(|(width, height)| side(width) && side(height));
+    let fits = value == "auto" || value.split_once('x').is_some_and(|(width, height)| side(width) && side(height));
     holds(fits, "must be auto or WIDTHxHEIGHT, such as 1024x1024")
 }

@@ -80,18 +80,12 @@ mod tests {
     fn credentials_move_whole_whatever_their_line_looks_like() {
         let dir = tempfile::tempdir().unwrap();
         let (file, directory) = (dir.path().join("gateway.env"), dir.path().join("credentials"));
-        fs::write(
-            &file,
-            "A=1\n  OPENAI_API_KEY = no\n  OPENAI_API_KEY='sk-1 2'\n# c\nGITEA_SYNC_SERVICE_TOKEN=\n",
-        )
-        .unwrap();
+        fs::write(&file, "A=1\n  OPENAI_API_KEY = no\n  OPENAI_API_KEY='sk-1 2'\n# c\nGITEA_SYNC_SERVICE_TOKEN=\n")
+            .unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
         assert_eq!(move_all(&file, &directory).unwrap(), ["OPENAI_API_KEY"]);
         assert_eq!(fs::read_to_string(directory.join("OPENAI_API_KEY")).unwrap(), "sk-1 2");
-        assert_eq!(
-            fs::read_to_string(&file).unwrap(),
-            "A=1\n  OPENAI_API_KEY = no\n# c\nGITEA_SYNC_SERVICE_TOKEN=\n"
-        );
+        assert_eq!(fs::read_to_string(&file).unwrap(), "A=1\n  OPENAI_API_KEY = no\n# c\nGITEA_SYNC_SERVICE_TOKEN=\n");
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o640);
         assert_eq!(fs::metadata(directory.join("OPENAI_API_KEY")).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);

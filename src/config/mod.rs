@@ -115,12 +115,9 @@ impl Config {
         let text = |name: &str| Some(values.get(name).to_owned()).filter(|value| !value.is_empty());
         let milliseconds = |name: &str| Duration::from_millis(values.number(name));
         let address = format!("{}:{}", bracketed(values.get("HOST")), values.get("PORT"));
-        let listen =
-            address.parse().map_err(|_| Mistakes(vec![format!("HOST, PORT: {address} is no address")]))?;
-        let secrets =
-            ["JWT_SHARED_SECRET", "JWT_SHARED_SECRET_PREVIOUS"].into_iter().filter_map(text).collect();
-        let origins =
-            values.get("CORS_ORIGINS").split(',').map(str::trim).filter(|origin| !origin.is_empty());
+        let listen = address.parse().map_err(|_| Mistakes(vec![format!("HOST, PORT: {address} is no address")]))?;
+        let secrets = ["JWT_SHARED_SECRET", "JWT_SHARED_SECRET_PREVIOUS"].into_iter().filter_map(text).collect();
+        let origins = values.get("CORS_ORIGINS").split(',').map(str::trim).filter(|origin| !origin.is_empty());
         Ok(Config {
             listen,
             request_timeout: milliseconds("REQUEST_TIMEOUT_MS"),

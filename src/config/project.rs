@@ -10,8 +10,7 @@ use super::values::Values;
 use super::variables::{self, Reader};
 
 /// The files and their readers.
-const FILES: [(&str, Reader); 2] =
-    [("launcher.env", Reader::Launcher), ("relay-model.env", Reader::ModelRelay)];
+const FILES: [(&str, Reader); 2] = [("launcher.env", Reader::Launcher), ("relay-model.env", Reader::ModelRelay)];
 
 /// The text of a reader's file.
 pub fn text(values: &Values, reader: Reader) -> String {
@@ -55,9 +54,7 @@ mod tests {
 
     #[test]
     fn no_reader_but_the_front_gets_the_secret_and_the_launcher_takes_its_file() {
-        for reader in
-            [Reader::Launcher, Reader::ModelRelay, Reader::GitRelay, Reader::EgressRelay, Reader::Worker]
-        {
+        for reader in [Reader::Launcher, Reader::ModelRelay, Reader::GitRelay, Reader::EgressRelay, Reader::Worker] {
             assert!(!text(&values(""), reader).contains(SECRET), "{reader:?}");
         }
         let launcher = text(&values("SANDBOX_MEMORY_MAX=512M\n"), Reader::Launcher);
@@ -69,8 +66,7 @@ mod tests {
     fn a_file_is_written_only_when_it_changes() {
         let dir = tempfile::tempdir().unwrap();
         write(&values(""), dir.path()).unwrap();
-        let inode =
-            |name: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir.path().join(name)).unwrap());
+        let inode = |name: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir.path().join(name)).unwrap());
         let before = (inode("launcher.env"), inode("relay-model.env"));
         write(&values("RUN_CANCEL_GRACE_MS=6000\n"), dir.path()).unwrap();
         assert_ne!(before.0, inode("launcher.env"));

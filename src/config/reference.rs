@@ -20,8 +20,7 @@ pub fn markdown() -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     for (group, variables) in GROUPS {
-        let _ =
-            write!(text, "### {group}\n\n| variable | default | meaning | read by |\n|---|---|---|---|\n");
+        let _ = write!(text, "### {group}\n\n| variable | default | meaning | read by |\n|---|---|---|---|\n");
         for variable in *variables {
             let default = match (variable.required, variable.default) {
                 (true, _) => "required".to_owned(),
@@ -38,9 +37,7 @@ pub fn markdown() -> String {
         }
         text.push('\n');
     }
-    text.push_str(
-        "### Credentials\n\n| file in /etc/pi-gateway/credentials | meaning | held by |\n|---|---|---|\n",
-    );
+    text.push_str("### Credentials\n\n| file in /etc/pi-gateway/credentials | meaning | held by |\n|---|---|---|\n");
     for (name, reader, meaning) in CREDENTIALS {
         let _ = writeln!(text, "| `{name}` | {meaning} | {} |", program(*reader));
     }

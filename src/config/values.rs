@@ -35,10 +35,7 @@ impl Values {
             mistakes.push(format!("{shown}: mode {mode:04o} lets others read or change it: `{remedy}`"));
         }
         if found.uid() != 0 && found.uid() != nix::unistd::geteuid().as_raw() {
-            mistakes.push(format!(
-                "{shown}: belongs to uid {}; it must be root's: `chown root {shown}`",
-                found.uid()
-            ));
+            mistakes.push(format!("{shown}: belongs to uid {}; it must be root's: `chown root {shown}`", found.uid()));
         }
         let mut text = String::new();
         if found.len() > MAX_FILE {
@@ -65,9 +62,8 @@ impl Values {
             // What can be read is judged as well, so that the next try has fewer surprises.
             Err(mistakes) => (readable(text), mistakes),
         };
-        let set = |name: &str| {
-            given.iter().rev().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str())
-        };
+        let set =
+            |name: &str| given.iter().rev().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str());
         for (name, _, _) in CREDENTIALS.iter().filter(|(name, ..)| !set(name).is_empty()) {
             mistakes.push(misplaced(name));
         }
@@ -75,10 +71,8 @@ impl Values {
         for variable in variables::all() {
             let value = if set(variable.name).is_empty() { variable.default } else { set(variable.name) };
             if variable.required && value.is_empty() {
-                let alike =
-                    given.iter().find(|(name, _)| !is_known(name) && distance(name, variable.name) <= 3);
-                let hint = alike
-                    .map_or(String::new(), |(name, _)| format!(" The file has {name}, which is unknown."));
+                let alike = given.iter().find(|(name, _)| !is_known(name) && distance(name, variable.name) <= 3);
+                let hint = alike.map_or(String::new(), |(name, _)| format!(" The file has {name}, which is unknown."));
                 mistakes.push(format!("{}: must be set. {}.{hint}", variable.name, variable.meaning));
             } else if let Err(wanted) = (variable.check)(value) {
                 mistakes.push(format!("{}: {wanted}", variable.name));
@@ -141,8 +135,7 @@ fn readable(text: &str) -> Vec<(String, String)> {
 }
 
 fn is_known(name: &str) -> bool {
-    variables::all().any(|variable| variable.name == name)
-        || CREDENTIALS.iter().any(|(known, ..)| *known == name)
+    variables::all().any(|variable| variable.name == name) || CREDENTIALS.iter().any(|(known, ..)| *known == name)
 }
 
 fn misplaced(name: &str) -> String {
@@ -155,8 +148,7 @@ fn misplaced(name: &str) -> String {
 /// The known name that differs in the fewest letters, if it is near.
 fn nearest(name: &str) -> String {
     let near = variables::all().map(|variable| (distance(name, variable.name), variable.name)).min();
-    near.filter(|(distance, _)| *distance <= 3)
-        .map_or(String::new(), |(_, near)| format!("; is {near} meant?"))
+    near.filter(|(distance, _)| *distance <= 3).map_or(String::new(), |(_, near)| format!("; is {near} meant?"))
 }
 
 /// Levenshtein's distance.
@@ -191,10 +183,7 @@ mod tests {
             OPENAI_API_KEY=sk-live-0123456789\nnot a variable\nCORS_ORIGINS=*\n";
         let found = mistakes(text);
         assert_eq!(found.len(), 12, "{found:#?}");
-        assert!(
-            !found.concat().contains("sk-live") && !found.concat().contains("not a variable"),
-            "{found:#?}"
-        );
+        assert!(!found.concat().contains("sk-live") && !found.concat().contains("not a variable"), "{found:#?}");
         let credential = found.iter().find(|mistake| mistake.starts_with("OPENAI_API_KEY")).unwrap();
         assert!(credential.contains("`pi-gateway move-credentials`"));
     }
@@ -225,8 +214,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_warned_about_with_what_may_be_meant() {
-        let (_, warnings) =
-            Values::check(&format!("{SECRET}MAX_UPLOAD_MBS=1\nSOMETHING_ELSE=1\n")).ok().unwrap();
+        let (_, warnings) = Values::check(&format!("{SECRET}MAX_UPLOAD_MBS=1\nSOMETHING_ELSE=1\n")).ok().unwrap();
         assert_eq!(warnings[0], "MAX_UPLOAD_MBS: no variable of pi-gateway; is MAX_UPLOAD_MB meant?");
         assert_eq!(warnings[1], "SOMETHING_ELSE: no variable of pi-gateway");
         let (_, early) = Values::check(&format!("{SECRET}WORKSPACE_QUOTA_MB=100\n")).ok().unwrap();

@@ -54,20 +54,8 @@ pub const GROUPS: &[Group] = &[
     (
         "Network and time",
         &[
-            of(
-                "HOST",
-                "127.0.0.1",
-                checks::address,
-                &[F],
-                "Address to listen on; must agree with pi-gateway.socket",
-            ),
-            of(
-                "PORT",
-                "8787",
-                |v| number(v, 1, 65535),
-                &[F],
-                "Port to listen on; must agree with pi-gateway.socket",
-            ),
+            of("HOST", "127.0.0.1", checks::address, &[F], "Address to listen on; must agree with pi-gateway.socket"),
+            of("PORT", "8787", |v| number(v, 1, 65535), &[F], "Port to listen on; must agree with pi-gateway.socket"),
             of(
                 "REQUEST_TIMEOUT_MS",
                 "30000",
@@ -82,13 +70,7 @@ pub const GROUPS: &[Group] = &[
                 &[F],
                 "Time for what follows a run: stopping its sandbox, commit and push",
             ),
-            of(
-                "MAX_UPLOAD_MB",
-                "50",
-                |v| number(v, 1, 10_240),
-                &[F, W],
-                "Largest file that can be uploaded, in MiB",
-            ),
+            of("MAX_UPLOAD_MB", "50", |v| number(v, 1, 10_240), &[F, W], "Largest file that can be uploaded, in MiB"),
             of(
                 "CORS_ORIGINS",
                 "",
@@ -116,13 +98,7 @@ pub const GROUPS: &[Group] = &[
                 &[F],
                 "The secret before, accepted as well while it is being replaced",
             ),
-            of(
-                "JWT_ISSUER",
-                "",
-                checks::optional_line,
-                &[F],
-                "`iss` that a token must have; not looked at unless set",
-            ),
+            of("JWT_ISSUER", "", checks::optional_line, &[F], "`iss` that a token must have; not looked at unless set"),
             of(
                 "JWT_AUDIENCE",
                 "",
@@ -172,13 +148,7 @@ pub const GROUPS: &[Group] = &[
                 "Where pi reaches its models, inside its sandbox; nothing else is possible",
             ),
             of("INTERNAL_PROVIDER_PORT", "4180", |v| number(v, 1024, 65535), &[L, M], "Port for the same"),
-            of(
-                "PI_GATEWAY_EXTENSION_PATH",
-                TRUSTED_EXTENSION,
-                checks::path,
-                &[L],
-                "The extension that pi loads",
-            ),
+            of("PI_GATEWAY_EXTENSION_PATH", TRUSTED_EXTENSION, checks::path, &[L], "The extension that pi loads"),
             of(
                 "PI_SANDBOX_AGENTS_PATH",
                 "/usr/lib/pi-gateway/trusted/AGENTS.md",
@@ -200,13 +170,7 @@ pub const GROUPS: &[Group] = &[
                 &[F, L, M],
                 "JSON file with the models on offer and their prices",
             ),
-            of(
-                "PI_GATEWAY_DEFAULT_MODEL",
-                "gpt-6-sol",
-                checks::model,
-                &[F, L],
-                "The model of a run that names none",
-            ),
+            of("PI_GATEWAY_DEFAULT_MODEL", "gpt-6-sol", checks::model, &[F, L], "The model of a run that names none"),
             of(
                 "OPENAI_BASE_URL",
                 "https://api.openai.com/v1",
@@ -241,13 +205,7 @@ pub const GROUPS: &[Group] = &[
         "Images",
         &[
             of("OPENAI_IMAGE_MODEL", "gpt-image-2", checks::model, &[M], "Model of the Images API"),
-            of(
-                "OPENAI_IMAGE_SIZE",
-                "1024x1024",
-                checks::image_size,
-                &[M],
-                "Size of an image unless asked otherwise",
-            ),
+            of("OPENAI_IMAGE_SIZE", "1024x1024", checks::image_size, &[M], "Size of an image unless asked otherwise"),
             of(
                 "OPENAI_RESPONSES_MODEL",
                 "",
@@ -289,13 +247,7 @@ pub const GROUPS: &[Group] = &[
                 &[E],
                 "Hosts they may reach then; all public ones unless set",
             ),
-            of(
-                "RUN_TIMEOUT_MS",
-                "1800000",
-                |v| number(v, 1000, 86_400_000),
-                &[F, L],
-                "Longest a run may take",
-            ),
+            of("RUN_TIMEOUT_MS", "1800000", |v| number(v, 1000, 86_400_000), &[F, L], "Longest a run may take"),
             of(
                 "RUN_CANCEL_GRACE_MS",
                 "5000",
@@ -304,13 +256,7 @@ pub const GROUPS: &[Group] = &[
                 "Time for pi to end a turn by itself before its sandbox is stopped",
             ),
             of("MAX_CONCURRENT_RUNS", "8", |v| number(v, 1, 100), &[F, L], "Active runs on this machine"),
-            of(
-                "WORKSPACE_QUOTA_MB",
-                "1024",
-                |v| number(v, 16, 1 << 20),
-                &[F, L],
-                "Size of one workspace, in MiB",
-            ),
+            of("WORKSPACE_QUOTA_MB", "1024", |v| number(v, 16, 1 << 20), &[F, L], "Size of one workspace, in MiB"),
             of(
                 "RUN_RETENTION_DAYS",
                 "30",
@@ -359,20 +305,8 @@ pub const GROUPS: &[Group] = &[
                 &[W],
                 "Author of the commits at the end of a run",
             ),
-            of(
-                "WORKSPACE_AUTO_COMMIT_AUTHOR_EMAIL",
-                "pi-gateway@localhost",
-                checks::email,
-                &[W],
-                "His e-mail address",
-            ),
-            of(
-                "WORKSPACE_AUTO_COMMIT_MESSAGE_PREFIX",
-                "pi:",
-                checks::line,
-                &[W],
-                "What their messages begin with",
-            ),
+            of("WORKSPACE_AUTO_COMMIT_AUTHOR_EMAIL", "pi-gateway@localhost", checks::email, &[W], "His e-mail address"),
+            of("WORKSPACE_AUTO_COMMIT_MESSAGE_PREFIX", "pi:", checks::line, &[W], "What their messages begin with"),
             of(
                 "GITEA_BASE_URL",
                 "",
@@ -380,13 +314,7 @@ pub const GROUPS: &[Group] = &[
                 &[F, G],
                 "The Gitea; needed with WORKSPACE_REMOTE_MODE=gitea",
             ),
-            of(
-                "GITEA_WORKSPACE_REPO_NAME",
-                "workspace",
-                checks::repository,
-                &[F, G],
-                "Name of each user's repository",
-            ),
+            of("GITEA_WORKSPACE_REPO_NAME", "workspace", checks::repository, &[F, G], "Name of each user's repository"),
             of(
                 "GITEA_SYNC_SERVICE_USERNAME",
                 "",

@@ -43,8 +43,9 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
     let limit = app.request_timeout + super::runs::wait_of(&request);
     let mut response = match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Problem::new(REQUEST_TIMEOUT, "The request was not complete in time (REQUEST_TIMEOUT_MS).")
-            .into_response(),
+        Err(_) => {
+            Problem::new(REQUEST_TIMEOUT, "The request was not complete in time (REQUEST_TIMEOUT_MS).").into_response()
+        }
     };
     tracing::info!(
         request = id.to_str().unwrap_or_default(),

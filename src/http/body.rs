@@ -27,8 +27,7 @@ const MAX_LABEL_VALUE: usize = 512;
 
 /// The bytes of a JSON body.
 pub fn read(headers: &HeaderMap, bytes: Result<Bytes, BytesRejection>) -> Result<Bytes, Box<Problem>> {
-    let content_type =
-        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(Problem::new(problem::UNSUPPORTED_MEDIA_TYPE, "Send it as application/json."));
@@ -70,24 +69,17 @@ pub fn check(request: &RunRequest, services: &Services) -> Result<(), Box<Proble
         if !IMAGE_TYPES.contains(&image.mime_type.as_str()) {
             return refuse(format!("images[{index}].mime_type: one of {}.", IMAGE_TYPES.join(", ")));
         }
-        if image.data.len() > MAX_IMAGE || STANDARD.decode(&image.data).map_or(true, |bytes| bytes.is_empty())
-        {
-            return refuse(format!(
-                "images[{index}].data: a file in base64, at most {} MiB.",
-                MAX_IMAGE >> 20
-            ));
+        if image.data.len() > MAX_IMAGE || STANDARD.decode(&image.data).map_or(true, |bytes| bytes.is_empty()) {
+            return refuse(format!("images[{index}].data: a file in base64, at most {} MiB.", MAX_IMAGE >> 20));
         }
     }
     check_choice(request, services)?;
     if request.metadata.len() > MAX_LABELS {
         return refuse(format!("metadata: at most {MAX_LABELS} labels."));
     }
-    let too_long =
-        |(key, value): &(&String, &String)| key.len() > MAX_LABEL_KEY || value.len() > MAX_LABEL_VALUE;
+    let too_long = |(key, value): &(&String, &String)| key.len() > MAX_LABEL_KEY || value.len() > MAX_LABEL_VALUE;
     if request.metadata.iter().any(|label| too_long(&label)) {
-        return refuse(format!(
-            "metadata: keys up to {MAX_LABEL_KEY}, values up to {MAX_LABEL_VALUE} bytes."
-        ));
+        return refuse(format!("metadata: keys up to {MAX_LABEL_KEY}, values up to {MAX_LABEL_VALUE} bytes."));
     }
     Ok(())
 }

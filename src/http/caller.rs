@@ -19,8 +19,7 @@ impl FromRequestParts<App> for Caller {
         let mut values = parts.headers.get_all(AUTHORIZATION).iter();
         let value = values.next();
         let several = values.next().is_some();
-        let verified =
-            app.verifier.verify(value.map(|value| value.as_bytes()), several, jiff::Timestamp::now());
+        let verified = app.verifier.verify(value.map(|value| value.as_bytes()), several, jiff::Timestamp::now());
         match verified {
             Ok(caller) => {
                 if let Some(log) = parts.extensions.get::<LogUser>() {
@@ -28,8 +27,10 @@ impl FromRequestParts<App> for Caller {
                 }
                 Ok(Caller(caller))
             }
-            Err(error) => Err(Problem::new(UNAUTHORIZED, error.to_string())
-                .with_header(WWW_AUTHENTICATE, error.www_authenticate())),
+            Err(error) => {
+                Err(Problem::new(UNAUTHORIZED, error.to_string())
+                    .with_header(WWW_AUTHENTICATE, error.www_authenticate()))
+            }
         }
     }
 }

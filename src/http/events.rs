@@ -116,16 +116,12 @@ pub async fn events(
     let Some(reader) = app.runs.events(&caller.user, run).map_err(|error| Problem::storage(&error))? else {
         // Known from the id alone, so it says nothing about whose run it was.
         return Err(if retention::is_past(run, app.run_retention, jiff::Timestamp::now()) {
-            Problem::new(
-                problem::EVENTS_EXPIRED,
-                "Runs and their events are removed after RUN_RETENTION_DAYS.",
-            )
+            Problem::new(problem::EVENTS_EXPIRED, "Runs and their events are removed after RUN_RETENTION_DAYS.")
         } else {
             Problem::not_found("This run")
         });
     };
-    let position =
-        reader.position_after(after.unwrap_or_default()).map_err(|error| Problem::storage(&error))?;
+    let position = reader.position_after(after.unwrap_or_default()).map_err(|error| Problem::storage(&error))?;
     let Some(position) = position else {
         return Err(Problem::new(problem::INVALID_EVENT_ID, "The run has no event with this id."));
     };
@@ -136,8 +132,7 @@ pub async fn events(
     if as_page {
         return page(&reader, after.unwrap_or_default(), position, limit).map(IntoResponse::into_response);
     }
-    let expires =
-        Duration::try_from(caller.expires_at.duration_since(jiff::Timestamp::now())).unwrap_or_default();
+    let expires = Duration::try_from(caller.expires_at.duration_since(jiff::Timestamp::now())).unwrap_or_default();
     let stream = follow(reader, position, Instant::now() + expires, app.shutdown.clone());
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
@@ -178,9 +173,8 @@ fn follow(
 ) -> impl stream::Stream<Item = std::io::Result<Bytes>> {
     // Comes back after a second when the connection breaks; also lets proxies see that the stream has begun.
     let first = stream::once(async { Ok(Bytes::from_static(b"retry: 1000\n\n")) });
-    let rest = stream::try_unfold(
-        (reader, position, shutdown),
-        move |(mut reader, position, mut shutdown)| async move {
+    let rest =
+        stream::try_unfold((reader, position, shutdown), move |(mut reader, position, mut shutdown)| async move {
             loop {
                 let extent = reader.extent();
                 if extent.length > position && Instant::now() < expires {
@@ -200,8 +194,7 @@ fn follow(
                     _ = shutdown.changed() => {}
                 }
             }
-        },
-    );
+        });
     stream::StreamExt::chain(first, rest)
 }
 

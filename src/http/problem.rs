@@ -67,15 +67,7 @@ impl Problem {
     /// A problem of a kind, with what happened.
     pub fn new((code, status, title): Code, detail: impl Into<String>) -> Box<Self> {
         let (status, detail) = (status.as_u16(), Some(detail.into()));
-        Box::new(Problem {
-            r#type: "about:blank",
-            title,
-            status,
-            code,
-            detail,
-            run_id: None,
-            headers: Vec::new(),
-        })
+        Box::new(Problem { r#type: "about:blank", title, status, code, detail, run_id: None, headers: Vec::new() })
     }
 
     /// Names the run that stands in the way.
@@ -99,10 +91,7 @@ impl Problem {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                 Problem::new(DISK_FULL, "Nothing was changed. Tell the operator.")
             }
-            _ => Problem::new(
-                STORAGE_FAILED,
-                "The operator finds the cause in the journal, under the request's id.",
-            ),
+            _ => Problem::new(STORAGE_FAILED, "The operator finds the cause in the journal, under the request's id."),
         }
     }
 

@@ -115,8 +115,9 @@ pub async fn start(
             let detail = format!("{limit} runs are active on this machine. Try again when one has ended.");
             Problem::new(problem::AT_CAPACITY, detail).with_header(header::RETRY_AFTER, "10")
         }
-        StartError::Draining => Problem::new(problem::DRAINING, "Try again in a few seconds.")
-            .with_header(header::RETRY_AFTER, "2"),
+        StartError::Draining => {
+            Problem::new(problem::DRAINING, "Try again in a few seconds.").with_header(header::RETRY_AFTER, "2")
+        }
         StartError::Storage(error) => Problem::storage(&error),
     })?;
     let mut run = accepted.run;
@@ -164,10 +165,7 @@ pub async fn list(
         None => None,
         Some(Ok(before)) => Some(before),
         Some(Err(_)) => {
-            return Err(Problem::new(
-                problem::INVALID_PARAMETER,
-                "cursor: take the `next` of the page before.",
-            ));
+            return Err(Problem::new(problem::INVALID_PARAMETER, "cursor: take the `next` of the page before."));
         }
     };
     let runs = app.runs.clone();

@@ -62,8 +62,7 @@ fn step(step: &'static str) -> impl Fn(io::Error) -> ServeError {
 /// # Errors
 /// See [`ServeError`].
 pub async fn serve(config: Config) -> Result<(), ServeError> {
-    let catalogue =
-        models::with_default(&config.models_path, &config.default_model).map_err(ServeError::Models)?;
+    let catalogue = models::with_default(&config.models_path, &config.default_model).map_err(ServeError::Models)?;
     // The socket first: a wrong one stops the start before anything is touched.
     let listener = listener(config.listen)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(step("waiting for SIGTERM"))?;
@@ -110,9 +109,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
 
 /// The socket that systemd passes, or one of our own where there is none.
 fn listener(wanted: SocketAddr) -> Result<TcpListener, ServeError> {
-    let passed = listenfd::ListenFd::from_env()
-        .take_tcp_listener(0)
-        .map_err(step("taking the socket from systemd"))?;
+    let passed = listenfd::ListenFd::from_env().take_tcp_listener(0).map_err(step("taking the socket from systemd"))?;
     let listener = match passed {
         Some(passed) => {
             let address = passed.local_addr().map_err(step("looking at the passed socket"))?;

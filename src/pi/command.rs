@@ -132,10 +132,7 @@ mod tests {
             text(abort()),
             "{\"type\":\"clear_queue\",\"id\":\"clear\"}\n{\"type\":\"abort\",\"id\":\"abort\"}\n"
         );
-        assert_eq!(
-            text(dismiss("d1")),
-            "{\"type\":\"extension_ui_response\",\"id\":\"d1\",\"cancelled\":true}\n"
-        );
+        assert_eq!(text(dismiss("d1")), "{\"type\":\"extension_ui_response\",\"id\":\"d1\",\"cancelled\":true}\n");
     }
 
     #[test]

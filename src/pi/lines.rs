@@ -76,11 +76,7 @@ impl Lines {
     }
 
     fn oversize(&self) -> Line<'static> {
-        if UNUSED.iter().any(|prefix| self.partial.starts_with(prefix)) {
-            Line::Skipped
-        } else {
-            Line::TooLong
-        }
+        if UNUSED.iter().any(|prefix| self.partial.starts_with(prefix)) { Line::Skipped } else { Line::TooLong }
     }
 }
 

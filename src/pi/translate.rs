@@ -111,14 +111,10 @@ impl Translator {
             _ => return None,
         };
         match &mut self.pending {
-            Some(Event::TextDelta { message, index, text })
-                if !thinking && (*message, *index) == (number, at) =>
-            {
+            Some(Event::TextDelta { message, index, text }) if !thinking && (*message, *index) == (number, at) => {
                 text.push_str(added);
             }
-            Some(Event::ThinkingDelta { message, index, text })
-                if thinking && (*message, *index) == (number, at) =>
-            {
+            Some(Event::ThinkingDelta { message, index, text }) if thinking && (*message, *index) == (number, at) => {
                 text.push_str(added);
             }
             _ => {
@@ -137,9 +133,7 @@ impl Translator {
     /// Whether so much is merged that it should go out before more comes.
     pub fn is_full(&self) -> bool {
         match &self.pending {
-            Some(Event::TextDelta { text, .. } | Event::ThinkingDelta { text, .. }) => {
-                text.len() >= MAX_DELTA
-            }
+            Some(Event::TextDelta { text, .. } | Event::ThinkingDelta { text, .. }) => text.len() >= MAX_DELTA,
             _ => false,
         }
     }
@@ -172,8 +166,7 @@ impl Translator {
         let stop_reason = name(message.stop_reason.as_deref().unwrap_or("unknown"));
         let error = message.error_message.as_deref().map(sentence);
         let text = text.to_owned();
-        self.last =
-            Some(LastMessage { text: text.clone(), stop_reason: stop_reason.clone(), error: error.clone() });
+        self.last = Some(LastMessage { text: text.clone(), stop_reason: stop_reason.clone(), error: error.clone() });
         Some(Event::MessageCompleted { message: self.message, text, truncated, stop_reason, error })
     }
 
@@ -256,10 +249,9 @@ fn response(record: &Record<'_>) -> Option<Signal> {
         id::PROMPT => match record.data.as_ref().and_then(|data| data.disposition.as_deref()) {
             // "handled" means that something else than a turn took it: no event and no end would ever come.
             Some("started") => Some(Signal::PromptAccepted),
-            other => Some(Signal::PromptRefused(format!(
-                "pi did not start a turn ({})",
-                name(other.unwrap_or("unknown"))
-            ))),
+            other => {
+                Some(Signal::PromptRefused(format!("pi did not start a turn ({})", name(other.unwrap_or("unknown")))))
+            }
         },
         _ => None,
     }

@@ -32,11 +32,7 @@ pub fn admit(head: &Parts, port: u16) -> Result<u64, Failure> {
         return Err(bad("absolute_form", "this is not a proxy: send the path only"));
     }
     if head.uri.path() != PATH {
-        return Err(Failure::refused(
-            StatusCode::NOT_FOUND,
-            "unknown_path",
-            "only POST /v1/responses exists here",
-        ));
+        return Err(Failure::refused(StatusCode::NOT_FOUND, "unknown_path", "only POST /v1/responses exists here"));
     }
     if head.uri.query().is_some() {
         return Err(bad("query_not_allowed", "no query is accepted here"));
@@ -59,9 +55,7 @@ pub fn admit(head: &Parts, port: u16) -> Result<u64, Failure> {
     if host != Some(&format!("127.0.0.1:{port}")) && host != Some(&format!("localhost:{port}")) {
         return Err(bad("wrong_host", "the Host header must be 127.0.0.1 and the provider's port"));
     }
-    if head.headers.contains_key(CONTENT_ENCODING)
-        && text(&head.headers, &CONTENT_ENCODING) != Some("identity")
-    {
+    if head.headers.contains_key(CONTENT_ENCODING) && text(&head.headers, &CONTENT_ENCODING) != Some("identity") {
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Err(Failure::refused(status, "content_encoding", "send the body uncompressed"));
     }
@@ -72,11 +66,9 @@ pub fn admit(head: &Parts, port: u16) -> Result<u64, Failure> {
     }
     let length = text(&head.headers, &CONTENT_LENGTH).and_then(|t| t.parse::<u64>().ok());
     match length {
-        None | Some(0) => Err(Failure::refused(
-            StatusCode::LENGTH_REQUIRED,
-            "length_required",
-            "send a body with Content-Length",
-        )),
+        None | Some(0) => {
+            Err(Failure::refused(StatusCode::LENGTH_REQUIRED, "length_required", "send a body with Content-Length"))
+        }
         Some(length) if length > MAX_BODY => {
             let message = format!("the body may have at most {MAX_BODY} bytes");
             Err(Failure::refused(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message))
@@ -99,8 +91,7 @@ mod tests {
 
     fn head(method: &str, uri: &str, more: &[(&str, &str)]) -> Parts {
         let mut request = Request::builder().method(method).uri(uri);
-        let base =
-            [("host", "127.0.0.1:4180"), ("content-type", "application/json"), ("content-length", "10")];
+        let base = [("host", "127.0.0.1:4180"), ("content-type", "application/json"), ("content-length", "10")];
         for (name, value) in base.iter().filter(|(n, _)| !more.iter().any(|(m, v)| m == n && v.is_empty())) {
             request = request.header(*name, *value);
         }

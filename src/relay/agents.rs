@@ -137,9 +137,7 @@ impl Agents {
     /// Serves what the service manager kept; what does not hold any more is removed there.
     pub fn resume(&self, kept: Kept) {
         let Kept { uid, run, listener, pidfd } = kept;
-        if ended(&pidfd)
-            || super::listener::check(std::os::fd::AsFd::as_fd(&listener), self.shared.port).is_err()
-        {
+        if ended(&pidfd) || super::listener::check(std::os::fd::AsFd::as_fd(&listener), self.shared.port).is_err() {
             fdstore::remove(uid, run);
             super::listener::discard(vec![listener], ());
         } else if let Err((listener, reason)) = self.serve(uid, run, listener, pidfd, false) {

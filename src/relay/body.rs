@@ -44,12 +44,7 @@ pub struct Held {
 ///
 /// # Errors
 /// No memory is free (worth another try), the client is too slow, or it went away.
-pub async fn read(
-    mut body: Incoming,
-    length: u64,
-    budgets: [&Budget; 2],
-    waits: &Waits,
-) -> Result<Held, Failure> {
+pub async fn read(mut body: Incoming, length: u64, budgets: [&Budget; 2], waits: &Waits) -> Result<Held, Failure> {
     let [user, all] = budgets.map(|budget| budget.take(length));
     let (Some(user), Some(all)) = (user, all) else {
         return Err(Failure::trouble(
@@ -58,10 +53,8 @@ pub async fn read(
             "The gateway holds too many large requests at the moment (server overloaded).",
         ));
     };
-    let slow =
-        |_| Failure::refused(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not come in time");
-    let gone =
-        |_| Failure::refused(StatusCode::BAD_REQUEST, "body_incomplete", "the body did not come whole");
+    let slow = |_| Failure::refused(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not come in time");
+    let gone = |_| Failure::refused(StatusCode::BAD_REQUEST, "body_incomplete", "the body did not come whole");
     let reading = async {
         let mut bytes = BytesMut::new();
         while let Some(frame) = timeout(waits.body_idle, body.frame()).await.map_err(slow)? {

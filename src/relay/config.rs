@@ -54,19 +54,13 @@ impl ApiKey {
             return Err("is empty".to_owned());
         }
         if text.len() < 8 || text.bytes().any(|b| !b.is_ascii_graphic()) {
-            return Err(
-                "is no API key: at least 8 visible ASCII characters without blanks are expected".to_owned()
-            );
+            return Err("is no API key: at least 8 visible ASCII characters without blanks are expected".to_owned());
         }
         let lower = text.to_ascii_lowercase();
-        if ["changeme", "placeholder", "your-api-key", "your_api_key", "xxxxxxxx"]
-            .iter()
-            .any(|p| lower.contains(p))
-        {
+        if ["changeme", "placeholder", "your-api-key", "your_api_key", "xxxxxxxx"].iter().any(|p| lower.contains(p)) {
             return Err("is a placeholder; put the real key there".to_owned());
         }
-        let mut header =
-            HeaderValue::from_str(&format!("Bearer {text}")).map_err(|_| "is no API key".to_owned())?;
+        let mut header = HeaderValue::from_str(&format!("Bearer {text}")).map_err(|_| "is no API key".to_owned())?;
         header.set_sensitive(true);
         Ok(Self { header, text: text.to_owned() })
     }
@@ -162,17 +156,14 @@ fn read(path: &Path) -> Result<String, String> {
 
 /// The one URL requests are sent to. Plain http only leaves the machine's own loopback out: the key goes with it.
 pub(crate) fn endpoint(base: &str) -> Result<Url, String> {
-    let mut url =
-        Url::parse(base).map_err(|e| format!("is no URL ({e}); expected like https://api.openai.com/v1"))?;
+    let mut url = Url::parse(base).map_err(|e| format!("is no URL ({e}); expected like https://api.openai.com/v1"))?;
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
     match url.scheme() {
         "https" => {}
         "http" if loopback => {}
         "http" => {
-            return Err(
-                "must begin with https:// (http:// only to this machine: it would show the key)".into()
-            );
+            return Err("must begin with https:// (http:// only to this machine: it would show the key)".into());
         }
         _ => return Err("must begin with https://".into()),
     }
@@ -198,8 +189,7 @@ fn credential(dir: Option<&Path>) -> Result<ApiKey, String> {
         return Err(format!("credential {CREDENTIAL}: systemd gave no $CREDENTIALS_DIRECTORY; {remedy}"));
     };
     let path: PathBuf = dir.join(CREDENTIAL);
-    let text =
-        read(&path).map_err(|m| format!("credential {CREDENTIAL}: {} {m}; {remedy}", path.display()))?;
+    let text = read(&path).map_err(|m| format!("credential {CREDENTIAL}: {} {m}; {remedy}", path.display()))?;
     ApiKey::new(&text).map_err(|m| format!("credential {CREDENTIAL} {m}; {remedy}"))
 }
 
@@ -212,8 +202,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("relay-model.env");
         let models = concat!(env!("CARGO_MANIFEST_DIR"), "/trusted/models.json");
-        let default =
-            if env.contains("PI_GATEWAY_MODELS") { "" } else { &format!("PI_GATEWAY_MODELS={models}\n") };
+        let default = if env.contains("PI_GATEWAY_MODELS") { "" } else { &format!("PI_GATEWAY_MODELS={models}\n") };
         std::fs::write(&file, format!("{default}{env}")).unwrap();
         if let Some(key) = key {
             std::fs::write(dir.path().join(CREDENTIAL), key).unwrap();
@@ -228,10 +217,8 @@ mod tests {
         assert_eq!(config.key.header().to_str().unwrap(), "Bearer sk-secret-1234");
         assert!(config.key.header().is_sensitive());
         assert!(!format!("{config:?} {:?}", config.key.header()).contains("sk-secret"));
-        let given = load(
-            "OPENAI_BASE_URL='http://127.0.0.1:9/v1/'\nINTERNAL_PROVIDER_PORT=5000\n",
-            Some("sk-secret-1234"),
-        );
+        let given =
+            load("OPENAI_BASE_URL='http://127.0.0.1:9/v1/'\nINTERNAL_PROVIDER_PORT=5000\n", Some("sk-secret-1234"));
         let given = given.unwrap();
         assert_eq!((given.endpoint.as_str(), given.port), ("http://127.0.0.1:9/v1/responses", 5000));
     }
@@ -271,10 +258,7 @@ mod tests {
     fn a_missing_empty_or_placeholder_credential_stops_the_start_with_the_remedy() {
         for key in [None, Some(""), Some(" \n"), Some("CHANGEME-please"), Some("sk-short\u{e9}")] {
             let mistakes = load("", key).unwrap_err();
-            assert!(
-                mistakes.to_string().contains("/etc/pi-gateway/credentials/OPENAI_API_KEY"),
-                "{mistakes}"
-            );
+            assert!(mistakes.to_string().contains("/etc/pi-gateway/credentials/OPENAI_API_KEY"), "{mistakes}");
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(Config::load(file.path(), None).unwrap_err().to_string().contains("CREDENTIALS_DIRECTORY"));

@@ -33,12 +33,7 @@ impl Failure {
     /// A refusal of the client's request.
     #[must_use]
     pub fn refused(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            code: code.to_owned(),
-            kind: "invalid_request_error".to_owned(),
-            message: message.into(),
-        }
+        Self { status, code: code.to_owned(), kind: "invalid_request_error".to_owned(), message: message.into() }
     }
 
     /// A failure on this side or upstream, worth another try.
@@ -86,8 +81,7 @@ impl Failure {
     #[must_use]
     pub fn answer(&self, close: bool) -> Response<Full<Bytes>> {
         let code = if self.code.is_empty() { None } else { Some(&self.code) };
-        let body =
-            json!({"error": {"message": self.message, "type": self.kind, "param": null, "code": code}});
+        let body = json!({"error": {"message": self.message, "type": self.kind, "param": null, "code": code}});
         let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -132,14 +126,12 @@ fn own_sentence(status: StatusCode) -> String {
 }
 
 fn is_word(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 /// Takes out what names the account: keys, organisations, projects, users and request ids.
 fn scrub(text: &str) -> String {
-    const PREFIXES: [&str; 9] =
-        ["sk-", "org-", "proj_", "proj-", "user-", "req_", "sess-", "key_", "svcacct"];
+    const PREFIXES: [&str; 9] = ["sk-", "org-", "proj_", "proj-", "user-", "req_", "sess-", "key_", "svcacct"];
     let part = |c: char| c.is_ascii_alphanumeric() || "-_*.".contains(c);
     let mut out = String::new();
     let mut rest: &str = text;
@@ -217,10 +209,7 @@ mod tests {
         );
         assert!(!format!("{echoed:?}").contains("AbCdEf"));
         assert_eq!((echoed.code.as_str(), echoed.kind.as_str()), ("", "upstream_error"));
-        assert!(
-            upstream(500, &format!(r#"{{"error":{{"message":"{}"}}}}"#, "x".repeat(9000))).message.len()
-                <= 2000
-        );
+        assert!(upstream(500, &format!(r#"{{"error":{{"message":"{}"}}}}"#, "x".repeat(9000))).message.len() <= 2000);
     }
 
     #[tokio::test]

@@ -121,9 +121,7 @@ mod tests {
             assert_eq!(parse(name), Some((4_000_000_000, run, half)));
             assert!(name.len() < 255 && name.bytes().all(|b| b.is_ascii_graphic() && b != b':'));
         }
-        for bad in
-            ["", "model", "model-1", "stored", "model-x-y-l", "model-01-z-p", &format!("model-7-{run}-q")]
-        {
+        for bad in ["", "model", "model-1", "stored", "model-x-y-l", "model-01-z-p", &format!("model-7-{run}-q")] {
             assert_eq!(parse(bad), None, "{bad}");
         }
         assert_eq!(parse(&format!("model-007-{run}-l")), None);

@@ -18,8 +18,8 @@ use std::time::Duration;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::event::PollFlags;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags,
-    SocketAddrUnix, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
@@ -253,12 +253,7 @@ pub fn parse_run(text: &str) -> Option<Uuid> {
 }
 
 /// Checks the listener, and takes hold of the peer's process.
-fn identify(
-    connection: &AsyncFd<OwnedFd>,
-    pid: Pid,
-    fd: &OwnedFd,
-    port: u16,
-) -> Result<OwnedFd, &'static str> {
+fn identify(connection: &AsyncFd<OwnedFd>, pid: Pid, fd: &OwnedFd, port: u16) -> Result<OwnedFd, &'static str> {
     listener::check(fd.as_fd(), port)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| "your process has ended")?;
     // The number could have passed to another process before it was opened, but not while the process that

@@ -84,8 +84,8 @@ async fn handle(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Answer
     let length = admit::admit(&head, shared.port)?;
     let held = body::read(incoming, length, [&agent.bodies, &shared.bodies], &shared.waits).await?;
     let (held, verdict) = judge(agent, held).await?;
-    let accepted = verdict
-        .map_err(|sentence| Failure::refused(StatusCode::BAD_REQUEST, "request_not_allowed", sentence))?;
+    let accepted =
+        verdict.map_err(|sentence| Failure::refused(StatusCode::BAD_REQUEST, "request_not_allowed", sentence))?;
 
     let outward = headers::outward(&head.headers, &shared.key);
     let mut meter = Meter::start(Arc::clone(agent), accepted.model, held.bytes.len(), accepted.text_bytes);
@@ -134,9 +134,7 @@ async fn judge(agent: &Arc<Agent>, held: body::Held) -> Result<(body::Held, Verd
         (held, verdict)
     })
     .await
-    .map_err(|_| {
-        Failure::trouble(StatusCode::SERVICE_UNAVAILABLE, "gateway_stopping", "The gateway is stopping.")
-    })
+    .map_err(|_| Failure::trouble(StatusCode::SERVICE_UNAVAILABLE, "gateway_stopping", "The gateway is stopping."))
 }
 
 /// Whether an answer is a stream that can be read on the way; a compressed one, which was not asked for, cannot.

@@ -70,9 +70,7 @@ fn failed(step: &'static str) -> impl FnOnce(io::Error) -> StartError {
 /// It cannot start.
 pub fn run(places: &Places) -> Result<(), StartError> {
     // Before the key is read: no core dump, and no other process of this uid may look into this one.
-    nix::sys::prctl::set_dumpable(false)
-        .map_err(io::Error::from)
-        .map_err(failed("make itself non-dumpable"))?;
+    nix::sys::prctl::set_dumpable(false).map_err(io::Error::from).map_err(failed("make itself non-dumpable"))?;
     let kept = fdstore::take_back().map_err(failed("take back the listeners the service manager kept"))?;
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let config = Config::load(&places.config, credentials.as_deref()).map_err(StartError::Config)?;

@@ -112,8 +112,7 @@ impl Scanner {
         // the raw bytes is a key; the last one is the answer's own.
         let key = b"\"usage\":";
         let at = self.tail.windows(key.len()).rposition(|w| w == key)?;
-        let mut values =
-            serde_json::Deserializer::from_slice(&self.tail[at + key.len()..]).into_iter::<Wire>();
+        let mut values = serde_json::Deserializer::from_slice(&self.tail[at + key.len()..]).into_iter::<Wire>();
         values.next()?.ok().map(Into::into)
     }
 }
@@ -134,9 +133,7 @@ fn contains_type(head: &[u8], name: &str) -> bool {
     let key = b"\"type\":";
     let Some(at) = head.windows(key.len()).position(|w| w == key) else { return false };
     let rest = head[at + key.len()..].trim_ascii_start();
-    rest.strip_prefix(b"\"")
-        .and_then(|r| r.strip_prefix(name.as_bytes()))
-        .is_some_and(|r| r.starts_with(b"\""))
+    rest.strip_prefix(b"\"").and_then(|r| r.strip_prefix(name.as_bytes())).is_some_and(|r| r.starts_with(b"\""))
 }
 
 #[derive(Deserialize)]
@@ -223,11 +220,7 @@ mod tests {
         let text = stream(&completed(10));
         for at in 0..=text.len() {
             let scanner = scan(&[&text.as_bytes()[..at], &text.as_bytes()[at..]]);
-            assert_eq!(
-                (scanner.terminal(), scanner.usage(), scanner.deltas()),
-                (true, Some(COUNTED), 1),
-                "{at}"
-            );
+            assert_eq!((scanner.terminal(), scanner.usage(), scanner.deltas()), (true, Some(COUNTED), 1), "{at}");
         }
         let single: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
         assert_eq!(scan(&single).usage(), Some(COUNTED));
@@ -269,7 +262,8 @@ mod tests {
         let text = stream(&completed(10));
         let cut = &text.as_bytes()[..text.len() - 3];
         assert!(!scan(&[cut]).terminal());
-        let quoted = "data: {\"type\":\"response.output_text.delta\",\"delta\":\"\\\"type\\\":\\\"response.completed\\\"\"}\n\n";
+        let quoted =
+            "data: {\"type\":\"response.output_text.delta\",\"delta\":\"\\\"type\\\":\\\"response.completed\\\"\"}\n\n";
         assert!(!scan(&[quoted.as_bytes()]).terminal());
     }
 

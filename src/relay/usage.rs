@@ -171,11 +171,7 @@ pub fn append(dir: &Path, uid: u32, run: Uuid, record: &Record) -> io::Result<()
     serde_json::to_writer(&mut line, record)?;
     line.push(b'\n');
     let written = file.write(&line)?;
-    if written == line.len() {
-        Ok(())
-    } else {
-        Err(io::Error::other("the disk took only a part of the line"))
-    }
+    if written == line.len() { Ok(()) } else { Err(io::Error::other("the disk took only a part of the line")) }
 }
 
 /// Removes the files that nothing was added to for as long as `retention`; gives how many.
@@ -211,20 +207,16 @@ impl Writer {
     /// The directory does not exist, or the thread cannot be started.
     pub fn start(dir: PathBuf) -> io::Result<Self> {
         if !dir.is_dir() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotADirectory,
-                format!("{} is no directory", dir.display()),
-            ));
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{} is no directory", dir.display())));
         }
         let (queue, jobs) = sync_channel::<Job>(QUEUE);
-        let thread =
-            std::thread::Builder::new().name("usage".to_owned()).stack_size(128 * 1024).spawn(move || {
-                for (uid, run, record) in jobs {
-                    if let Err(error) = append(&dir, uid, run, &record) {
-                        lost(uid, run, &record, &error.to_string());
-                    }
+        let thread = std::thread::Builder::new().name("usage".to_owned()).stack_size(128 * 1024).spawn(move || {
+            for (uid, run, record) in jobs {
+                if let Err(error) = append(&dir, uid, run, &record) {
+                    lost(uid, run, &record, &error.to_string());
                 }
-            })?;
+            }
+        })?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 

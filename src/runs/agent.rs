@@ -59,9 +59,7 @@ pub async fn ensure(services: &Services, user: &User, run: Uuid, known: bool) ->
                 let _ = services.launcher.stop(Unit::Agent(user.clone())).await;
                 Verdict::failed("agent_busy", "the sandbox of an earlier run could not be stopped")
             }
-            Err(error @ LauncherError::Refused(Refusal::Full(_))) => {
-                Verdict::failed("at_capacity", error.to_string())
-            }
+            Err(error @ LauncherError::Refused(Refusal::Full(_))) => Verdict::failed("at_capacity", error.to_string()),
             Err(error @ LauncherError::Refused(_)) => {
                 return Err(Verdict::failed("sandbox_failed", error.to_string()));
             }
@@ -100,10 +98,7 @@ pub async fn end_of(services: &Services, user: &User, run: Uuid) -> Verdict {
             return verdict::interrupted("the agent has ended and the launcher could not say why");
         };
         let over = matches!(state.activity, Activity::Failed | Activity::Inactive);
-        if over
-            && state.activity == Activity::Failed
-            && state.run.as_ref().is_some_and(|other| *other != name)
-        {
+        if over && state.activity == Activity::Failed && state.run.as_ref().is_some_and(|other| *other != name) {
             return verdict::interrupted("the agent's sandbox was replaced by another run's");
         }
         if over || !retry.wait().await {

@@ -42,11 +42,7 @@ impl FromStr for EventId {
     fn from_str(text: &str) -> Result<Self, ()> {
         let number = |part: &str| -> Result<u64, ()> {
             let canonical = part == "0" || !part.starts_with('0');
-            if canonical && part.bytes().all(|b| b.is_ascii_digit()) {
-                part.parse().map_err(drop)
-            } else {
-                Err(())
-            }
+            if canonical && part.bytes().all(|b| b.is_ascii_digit()) { part.parse().map_err(drop) } else { Err(()) }
         };
         let (seq, offset) = text.split_once('-').ok_or(())?;
         Ok(EventId { seq: number(seq)?, offset: number(offset)? })

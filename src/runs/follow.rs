@@ -35,10 +35,7 @@ impl Driver {
         let directory = self.services.raw_dir(self.record.run.id);
         let output = directory.join("out");
         let gone = |error: io::Error| {
-            Verdict::failed(
-                "agent_lost",
-                format!("{}: {error}; the agent's output is gone", output.display()),
-            )
+            Verdict::failed("agent_lost", format!("{}: {error}; the agent's output is gone", output.display()))
         };
         let mut raw = RawOutput::open(&output, self.taken).map_err(gone)?;
         let cgroup = UnitCgroup::of(&agent::unit_name(&self.user));
@@ -69,10 +66,7 @@ impl Driver {
             }
             if let Some(deadline) = self.first_answer.filter(|deadline| now >= *deadline) {
                 let waited = (FIRST_ANSWER + (now - deadline)).as_secs();
-                return Err(Verdict::failed(
-                    "agent_unresponsive",
-                    format!("pi did not answer within {waited} s"),
-                ));
+                return Err(Verdict::failed("agent_unresponsive", format!("pi did not answer within {waited} s")));
             }
             if let Some((verdict, _)) = self.ending.take_if(|(_, deadline)| now >= *deadline) {
                 return Ok(verdict);
@@ -178,17 +172,13 @@ impl Driver {
             Line::Skipped => return Ok(()),
             Line::TooLong => {
                 let limit = crate::pi::lines::MAX_LINE;
-                return Err(Verdict::failed(
-                    "output_limit",
-                    format!("pi printed a line of more than {limit} bytes"),
-                ));
+                return Err(Verdict::failed("output_limit", format!("pi printed a line of more than {limit} bytes")));
             }
         };
         let Ok(fed) = self.translator.feed(bytes) else {
             self.bad_lines += 1;
             if self.bad_lines > MAX_BAD_LINES {
-                let message =
-                    format!("pi printed more than {MAX_BAD_LINES} lines that are no records of its protocol");
+                let message = format!("pi printed more than {MAX_BAD_LINES} lines that are no records of its protocol");
                 return Err(Verdict::failed("output_invalid", message));
             }
             return Ok(());

@@ -170,11 +170,7 @@ impl LogReader {
 
     /// Waits until the log is longer than `position` or finished; None when its writer is gone before.
     pub async fn grown(&mut self, position: u64) -> Option<Extent> {
-        self.extent
-            .wait_for(|extent| extent.length > position || extent.finished)
-            .await
-            .ok()
-            .map(|extent| *extent)
+        self.extent.wait_for(|extent| extent.length > position || extent.finished).await.ok().map(|extent| *extent)
     }
 
     /// Reads what follows `position`, at most `limit` bytes. A page-cache read: the writer has just written it.
@@ -338,11 +334,8 @@ mod tests {
                 None => assert_eq!(seq as usize, texts.len()),
             }
         }
-        for wrong in [
-            EventId { seq: 5, offset: 51 },
-            EventId { seq: 201, offset: 2010 },
-            EventId { seq: 0, offset: 1 },
-        ] {
+        for wrong in [EventId { seq: 5, offset: 51 }, EventId { seq: 201, offset: 2010 }, EventId { seq: 0, offset: 1 }]
+        {
             assert_eq!(reader.position_after(wrong).unwrap(), None);
         }
     }

@@ -46,10 +46,7 @@ impl RawOutput {
         let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
         let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
         if !file.metadata()?.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the agent's output is not a regular file",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the agent's output is not a regular file"));
         }
         Ok(RawOutput { file, offset, freed: 0 })
     }

@@ -21,8 +21,7 @@ pub fn made_at(run: Uuid) -> Option<Timestamp> {
 
 /// Whether a run with this id is past its retention.
 pub fn is_past(run: Uuid, retention: Duration, now: Timestamp) -> bool {
-    made_at(run)
-        .is_some_and(|made| Duration::try_from(now.duration_since(made)).is_ok_and(|age| age > retention))
+    made_at(run).is_some_and(|made| Duration::try_from(now.duration_since(made)).is_ok_and(|age| age > retention))
 }
 
 /// Looks through the store every hour, for ever.

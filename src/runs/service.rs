@@ -194,12 +194,7 @@ impl Runs {
     }
 
     /// Gives a run to a driver of its own. It is counted already, and not any more when this fails.
-    fn drive(
-        self: &Arc<Self>,
-        user: &User,
-        record: Record,
-        request: RunRequest,
-    ) -> io::Result<watch::Receiver<Run>> {
+    fn drive(self: &Arc<Self>, user: &User, record: Record, request: RunRequest) -> io::Result<watch::Receiver<Run>> {
         let id = record.run.id;
         let (shown, watch) = watch::channel(record.run.clone());
         let (cancel, cancelled) = watch::channel(record.cancel_requested);

@@ -79,8 +79,7 @@ impl Store {
     /// # Errors
     /// When the directory cannot be read.
     pub fn users(&self) -> io::Result<Vec<User>> {
-        names(&self.root.join("users"))
-            .map(|names| names.iter().filter_map(|name| User::parse(name).ok()).collect())
+        names(&self.root.join("users")).map(|names| names.iter().filter_map(|name| User::parse(name).ok()).collect())
     }
 
     /// Writes a new run: first the mark that it is active, then its directory in one piece, then its key.
@@ -265,10 +264,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
         bytes
     };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("{}: not what was written: {error}", path.display()),
-        )
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: not what was written: {error}", path.display()))
     })
 }
 

@@ -41,9 +41,7 @@ fn code_of_message(message: &str) -> &'static str {
 pub fn of_unit(state: &UnitState) -> Verdict {
     if state.activity == Activity::Inactive {
         return match state.outcome {
-            Outcome::Success => {
-                interrupted("the agent's sandbox is gone; the machine or the service was stopped")
-            }
+            Outcome::Success => interrupted("the agent's sandbox is gone; the machine or the service was stopped"),
             _ => interrupted("the agent's sandbox is gone"),
         };
     }
@@ -54,17 +52,13 @@ pub fn of_unit(state: &UnitState) -> Verdict {
         (Outcome::Timeout, _) => Verdict::failed("timeout", "the agent exceeded its time limit"),
         (Outcome::Signal, signal) => Verdict::failed(
             "agent_killed",
-            format!(
-                "the agent was ended by signal {signal}; 9 without an operator's doing means out of memory"
-            ),
+            format!("the agent was ended by signal {signal}; 9 without an operator's doing means out of memory"),
         ),
         (Outcome::ExitCode, 70) => Verdict::failed(
             "sandbox_unavailable",
             "the sandbox's self-test failed: this system does not enforce a restriction; the operator finds it in the journal",
         ),
-        (_, status) => {
-            Verdict::failed("agent_crashed", format!("pi ended with status {status} before it was done"))
-        }
+        (_, status) => Verdict::failed("agent_crashed", format!("pi ended with status {status} before it was done")),
     }
 }
 
@@ -102,11 +96,7 @@ mod tests {
             ("ENOSPC: no space left on device, write", "disk_full"),
             ("terminated: other side closed", "upstream_error"),
         ] {
-            let last = LastMessage {
-                stop_reason: "error".into(),
-                error: Some(message.into()),
-                ..Default::default()
-            };
+            let last = LastMessage { stop_reason: "error".into(), error: Some(message.into()), ..Default::default() };
             assert_eq!(code(&of_answer(Some(&last))), expected, "{message}");
         }
         for reason in ["stop", "length", "toolUse"] {

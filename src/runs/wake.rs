@@ -23,10 +23,7 @@ impl UnitCgroup {
     /// The cgroup of the unit called `unit` in `pi-gateway.slice`, on a unified or a hybrid hierarchy.
     pub fn of(unit: &str) -> Self {
         let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-        let root = roots
-            .iter()
-            .find(|root| Path::new(root).join("cgroup.controllers").exists())
-            .unwrap_or(&roots[0]);
+        let root = roots.iter().find(|root| Path::new(root).join("cgroup.controllers").exists()).unwrap_or(&roots[0]);
         // A dash in a slice's name is a level: pi-gateway.slice lies in pi.slice.
         let events = Path::new(root).join("pi.slice/pi-gateway.slice").join(unit).join("cgroup.events");
         UnitCgroup { events }

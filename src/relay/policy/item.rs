@@ -22,16 +22,8 @@ const ITEM_TYPES: [&str; 8] = [
     "additional_tools",
     "configuration_update",
 ];
-const PART_TYPES: [&str; 8] = [
-    "input_text",
-    "output_text",
-    "text",
-    "refusal",
-    "summary_text",
-    "reasoning_text",
-    "input_image",
-    "input_file",
-];
+const PART_TYPES: [&str; 8] =
+    ["input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text", "input_image", "input_file"];
 /// Members a rule exists for. In another case they are refused, since some servers match names without case.
 const RULED: [&str; 10] =
     ["type", "content", "output", "summary", "tools", "image_url", "file_url", "file_id", "id", "role"];

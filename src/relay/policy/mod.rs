@@ -61,8 +61,7 @@ struct Body<'a> {
 pub fn check(bytes: &[u8], catalogue: &Catalogue) -> Result<Accepted, String> {
     // First and as a whole: parsers differ in what they do with broken UTF-8.
     let text = std::str::from_utf8(bytes).map_err(|_| "the body is not UTF-8".to_owned())?;
-    let body: Body<'_> =
-        serde_json::from_str(text).map_err(|e| format!("the body is not accepted: {}", brief(&e)))?;
+    let body: Body<'_> = serde_json::from_str(text).map_err(|e| format!("the body is not accepted: {}", brief(&e)))?;
     if catalogue.get(&body.model).is_none() {
         let offered: Vec<&str> = catalogue.iter().map(|m| m.id.as_str()).collect();
         return Err(format!("this model is not offered here; offered: {}", offered.join(", ")));
@@ -82,10 +81,7 @@ pub fn check(bytes: &[u8], catalogue: &Catalogue) -> Result<Accepted, String> {
     if body.include.iter().flatten().any(|i| i != "reasoning.encrypted_content") {
         return Err("`include` may only name reasoning.encrypted_content".to_owned());
     }
-    Ok(Accepted {
-        model: body.model.into_owned(),
-        text_bytes: bytes.len().saturating_sub(body.input.data_bytes),
-    })
+    Ok(Accepted { model: body.model.into_owned(), text_bytes: bytes.len().saturating_sub(body.input.data_bytes) })
 }
 
 /// The parser's sentence without what the client wrote, since it is logged and sent back.

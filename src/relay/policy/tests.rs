@@ -61,10 +61,7 @@ fn what_pi_sends_is_accepted_and_images_do_not_count_as_text() {
     assert_eq!(accepted.model, "gpt-6-sol");
     assert_eq!(accepted.text_bytes, body.to_string().len() - 2 * "data:image/png;base64,AAAA".len());
     assert!(verdict(&json!({"model": "gpt-6-sol", "stream": true, "input": "text"})).is_ok());
-    assert!(
-        verdict(&with("/previous_response_id", Value::Null)).is_err(),
-        "unknown members are refused even as null"
-    );
+    assert!(verdict(&with("/previous_response_id", Value::Null)).is_err(), "unknown members are refused even as null");
 }
 
 #[test]
@@ -105,31 +102,15 @@ fn each_forbidden_thing_is_refused_with_a_sentence_that_names_it() {
             json!([{"role": "user", "content": [{"type": "input_image", "image_url": "https://example.org/x"}]}]),
             "data:",
         ),
-        (
-            "/input",
-            json!([{"role": "user", "content": [{"type": "input_image", "image_url": "DATA:x"}]}]),
-            "data:",
-        ),
+        ("/input", json!([{"role": "user", "content": [{"type": "input_image", "image_url": "DATA:x"}]}]), "data:"),
         (
             "/input",
             json!([{"role": "user", "content": [{"type": "input_image", "image_url": {"url": "data:x"}}]}]),
             "data:",
         ),
-        (
-            "/input",
-            json!([{"role": "user", "content": [{"type": "input_image", "IMAGE_URL": "https://x"}]}]),
-            "case",
-        ),
-        (
-            "/input",
-            json!([{"role": "user", "content": [{"type": "input_file", "file_url": "https://x"}]}]),
-            "data:",
-        ),
-        (
-            "/input",
-            json!([{"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}]),
-            "stored",
-        ),
+        ("/input", json!([{"role": "user", "content": [{"type": "input_image", "IMAGE_URL": "https://x"}]}]), "case"),
+        ("/input", json!([{"role": "user", "content": [{"type": "input_file", "file_url": "https://x"}]}]), "data:"),
+        ("/input", json!([{"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}]), "stored"),
         ("/input", json!([{"role": "user", "content": [{"type": "input_audio"}]}]), "type of content"),
         ("/input", json!([{"role": "user", "content": ["x"]}]), "content part"),
         (

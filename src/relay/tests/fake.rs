@@ -130,8 +130,7 @@ fn read_request(stream: &mut TcpStream, seen: &Mutex<Vec<String>>) -> Option<Str
     loop {
         let text = String::from_utf8_lossy(&bytes);
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length =
-                head.to_ascii_lowercase().split("content-length: ").nth(1)?.lines().next()?.parse().ok()?;
+            let length = head.to_ascii_lowercase().split("content-length: ").nth(1)?.lines().next()?.parse().ok()?;
             if body.len() >= length {
                 return Some(text.into_owned());
             }

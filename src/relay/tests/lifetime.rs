@@ -124,9 +124,7 @@ fn a_stopping_relay_leaves_the_listener_to_its_successor() {
     let run = kept.run;
     let mut second = Bench::with_port(&upstream.base(), port, vec![kept]);
     let mut early = early;
-    early
-        .write_all(format!("{}{BODY}", second.head("Connection: close\r\n", BODY.len())).as_bytes())
-        .unwrap();
+    early.write_all(format!("{}{BODY}", second.head("Connection: close\r\n", BODY.len())).as_bytes()).unwrap();
     assert_eq!(status(&read_all(&mut early)), 200);
     assert_eq!(second.usage(run).requests, 1);
 }
@@ -139,12 +137,7 @@ fn a_kept_listener_of_a_dead_process_is_not_served() {
     child.kill().unwrap();
     child.wait().unwrap();
     let bench = Bench::with(&upstream.base(), waits(), own_uid()..=own_uid(), |listener| {
-        vec![Kept {
-            uid: own_uid(),
-            run: Uuid::now_v7(),
-            listener: listener.try_clone().unwrap().into(),
-            pidfd,
-        }]
+        vec![Kept { uid: own_uid(), run: Uuid::now_v7(), listener: listener.try_clone().unwrap().into(), pidfd }]
     });
     // The place is free, so the same user's new listener is taken.
     let (bench, _) = bench.handed_over();
@@ -155,8 +148,7 @@ fn a_kept_listener_of_a_dead_process_is_not_served() {
 fn more_connections_than_allowed_wait_until_one_ends() {
     let upstream = Fake::start(Mode::Whole);
     let waits = Waits { head: LONG, ..waits() };
-    let (bench, _) =
-        Bench::with(&upstream.base(), waits, own_uid()..=own_uid(), |_| Vec::new()).handed_over();
+    let (bench, _) = Bench::with(&upstream.base(), waits, own_uid()..=own_uid(), |_| Vec::new()).handed_over();
     let most = crate::relay::limits::MAX_CONNECTIONS;
     let request = format!("{}{BODY}", bench.head("", BODY.len()));
     let mut open: Vec<TcpStream> = (0..most)
@@ -169,9 +161,7 @@ fn more_connections_than_allowed_wait_until_one_ends() {
         })
         .collect();
     let mut waiting = bench.connect();
-    waiting
-        .write_all(request.replace("Content-Length", "Connection: close\r\nContent-Length").as_bytes())
-        .unwrap();
+    waiting.write_all(request.replace("Content-Length", "Connection: close\r\nContent-Length").as_bytes()).unwrap();
     waiting.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     assert!(waiting.read(&mut [0]).is_err(), "it is not served beyond the limit");
     open.pop();

@@ -19,8 +19,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketType,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketType,
 };
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -106,8 +105,7 @@ impl Bench {
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 let relay = Relay::start(config, waits, &socket, &usage, users).unwrap();
                 relay.resume(kept);
@@ -159,9 +157,7 @@ impl Bench {
     }
 
     fn post(&self, more: &str, body: &str) -> String {
-        self.raw(
-            format!("{}{body}", self.head(&format!("Connection: close\r\n{more}"), body.len())).as_bytes(),
-        )
+        self.raw(format!("{}{body}", self.head(&format!("Connection: close\r\n{more}"), body.len())).as_bytes())
     }
 
     /// Stops the relay and waits until it has written everything.

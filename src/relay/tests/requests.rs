@@ -21,8 +21,7 @@ fn a_request_goes_out_with_the_key_and_its_answer_comes_back_counted() {
     let (head, body) = seen[0].split_once("\r\n\r\n").unwrap();
     assert_eq!(body, BODY);
     assert!(head.starts_with("POST /v1/responses HTTP/1.1\r\n"), "{head}");
-    let mut names: Vec<String> =
-        head.lines().skip(1).map(|l| l.split(':').next().unwrap().to_lowercase()).collect();
+    let mut names: Vec<String> = head.lines().skip(1).map(|l| l.split(':').next().unwrap().to_lowercase()).collect();
     names.sort();
     let expected = [
         "accept",
@@ -51,11 +50,8 @@ fn connections_are_kept_alive_and_large_bodies_pass() {
     let large = format!(
         r#"{{"model":"gpt-6-sol","stream":true,"input":[{{"role":"user","content":[{{"type":"input_image","image_url":"{image}"}}]}}]}}"#
     );
-    let two = format!(
-        "{}{large}{}{BODY}",
-        bench.head("", large.len()),
-        bench.head("Connection: close\r\n", BODY.len())
-    );
+    let two =
+        format!("{}{large}{}{BODY}", bench.head("", large.len()), bench.head("Connection: close\r\n", BODY.len()));
     let answer = bench.raw(two.as_bytes());
     assert_eq!(answer.matches("HTTP/1.1 200").count(), 2, "{answer}");
     let seen = upstream.seen();
@@ -103,10 +99,7 @@ fn refused_requests_are_told_why_in_the_providers_form_and_nothing_goes_out() {
         let answer = bench.raw(request.as_bytes());
         assert_eq!(status(&answer), *expected, "{request} -> {answer}");
         let error = &error(&answer)["error"];
-        assert!(
-            error["message"].is_string() && error["type"].is_string() && error["code"].is_string(),
-            "{answer}"
-        );
+        assert!(error["message"].is_string() && error["type"].is_string() && error["code"].is_string(), "{answer}");
     }
     assert_eq!(upstream.seen(), Vec::<String>::new());
     assert_eq!(bench.usage(run), Usage::default());
@@ -197,8 +190,7 @@ fn slow_heads_and_bodies_are_ended() {
 fn bodies_are_held_within_the_users_budget() {
     let upstream = Fake::start(Mode::Whole);
     let waits = Waits { body_idle: LONG, ..waits() };
-    let (bench, _) =
-        Bench::with(&upstream.base(), waits, own_uid()..=own_uid(), |_| Vec::new()).handed_over();
+    let (bench, _) = Bench::with(&upstream.base(), waits, own_uid()..=own_uid(), |_| Vec::new()).handed_over();
     let most = crate::relay::limits::MAX_BODY as usize;
     let hold = || {
         let mut stream = bench.connect();

@@ -13,8 +13,7 @@ fn errors_of_the_upstream_keep_their_status_and_lose_the_account() {
             body.len()
         ))
     };
-    let account =
-        r#"{"error":{"message":"Incorrect API key sk-abc, organization org-abc","type":"t","code":"c"}}"#;
+    let account = r#"{"error":{"message":"Incorrect API key sk-abc, organization org-abc","type":"t","code":"c"}}"#;
     for (mode, expected, word) in [
         (reply("401 Unauthorized", "", account), 401, "operator"),
         (reply("403 Forbidden", "", account), 403, "operator"),
@@ -61,10 +60,7 @@ fn an_upstream_that_is_down_is_a_502() {
     let base = format!("http://127.0.0.1:{free}/v1");
     let (bench, _) = Bench::with(&base, waits(), own_uid()..=own_uid(), |_| Vec::new()).handed_over();
     let answer = bench.post("", BODY);
-    assert_eq!(
-        (status(&answer), error(&answer)["error"]["code"].as_str()),
-        (502, Some("upstream_unreachable"))
-    );
+    assert_eq!((status(&answer), error(&answer)["error"]["code"].as_str()), (502, Some("upstream_unreachable")));
 }
 
 #[test]
@@ -140,8 +136,7 @@ fn a_client_that_does_not_read_holds_the_upstream_back() {
 fn a_client_that_never_reads_is_ended_by_the_kernel() {
     let upstream = Fake::start(Mode::Flood);
     let waits = Waits { client_stall: Duration::from_millis(500), ..waits() };
-    let (mut bench, run) =
-        Bench::with(&upstream.base(), waits, own_uid()..=own_uid(), |_| Vec::new()).handed_over();
+    let (mut bench, run) = Bench::with(&upstream.base(), waits, own_uid()..=own_uid(), |_| Vec::new()).handed_over();
     let mut stream = bench.connect();
     stream.write_all(format!("{}{BODY}", bench.head("", BODY.len())).as_bytes()).unwrap();
     upstream.report();

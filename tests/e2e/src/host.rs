@@ -50,9 +50,7 @@ pub fn until_ready() {
 
 /// The uid of a user's workspace.
 pub fn uid_of(user: &str) -> u32 {
-    std::os::unix::fs::MetadataExt::uid(
-        &std::fs::metadata(format!("/var/lib/pi-gateway/workspaces/{user}")).unwrap(),
-    )
+    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(format!("/var/lib/pi-gateway/workspaces/{user}")).unwrap())
 }
 
 /// The requests that reached the upstream whose last user text is `prompt`.
@@ -74,8 +72,5 @@ pub fn listing(directory: &str) -> String {
 
 /// The API key of the test's upstream.
 pub fn api_key() -> String {
-    std::fs::read_to_string(Path::new("/etc/pi-gateway/credentials/OPENAI_API_KEY"))
-        .unwrap()
-        .trim()
-        .to_owned()
+    std::fs::read_to_string(Path::new("/etc/pi-gateway/credentials/OPENAI_API_KEY")).unwrap().trim().to_owned()
 }

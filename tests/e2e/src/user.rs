@@ -92,8 +92,7 @@ impl User {
     /// Runs a command with the agent's bash tool; gives what it printed.
     pub fn bash(&self, command: &str) -> String {
         let id = self.start(&format!("[[bash {command}]]"));
-        let completed =
-            self.stream(&id, None).find(|event| event.name == "tool.completed").expect("a tool's end");
+        let completed = self.stream(&id, None).find(|event| event.name == "tool.completed").expect("a tool's end");
         self.finished(&id);
         completed.data["output"].as_str().unwrap().to_owned()
     }
@@ -110,8 +109,7 @@ impl User {
 
     fn try_stream(&self, id: &str, after: Option<&str>) -> Option<Stream> {
         let headers: Vec<(&str, &str)> = after.map(|after| ("Last-Event-ID", after)).into_iter().collect();
-        let answer =
-            http::open(&raw("GET", &format!("/runs/{id}/events"), Some(&self.token), &headers, None)).ok()?;
+        let answer = http::open(&raw("GET", &format!("/runs/{id}/events"), Some(&self.token), &headers, None)).ok()?;
         Some(Stream { status: answer.status, body: answer.body, comments: 0 })
     }
 

@@ -13,14 +13,9 @@ fn a_prompt_makes_pi_write_a_file_with_its_bash_tool_and_report_on_it() {
     let names: Vec<&str> = events.iter().map(|event| event.name.as_str()).collect();
     assert_eq!(names.first(), Some(&"run.started"));
     assert_eq!(names.last(), Some(&"run.finished"));
-    for name in [
-        "message.started",
-        "tool.started",
-        "tool.completed",
-        "text.delta",
-        "message.completed",
-        "run.finalizing",
-    ] {
+    for name in
+        ["message.started", "tool.started", "tool.completed", "text.delta", "message.completed", "run.finalizing"]
+    {
         assert!(names.contains(&name), "{name} is not in {names:?}");
     }
     let run = user.get(&format!("/runs/{id}")).json();
@@ -28,10 +23,7 @@ fn a_prompt_makes_pi_write_a_file_with_its_bash_tool_and_report_on_it() {
     assert!(run["output_text"].as_str().unwrap().contains("hello"), "{run}");
     assert!(run["prompt"].as_str().unwrap().contains("note.txt"));
     assert_eq!(run["usage"]["requests"], 2);
-    assert!(
-        run["usage"]["input_tokens"].as_u64().unwrap() > 0
-            && run["usage"]["cost_usd"].as_f64().unwrap() > 0.0
-    );
+    assert!(run["usage"]["input_tokens"].as_u64().unwrap() > 0 && run["usage"]["cost_usd"].as_f64().unwrap() > 0.0);
     let file = format!("/var/lib/pi-gateway/workspaces/{}/note.txt", user.name);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "hello");
     assert_eq!(sh(&format!("stat -c %u {file}")), uid_of(&user.name).to_string());
@@ -46,18 +38,11 @@ fn two_users_at_once_see_only_their_own_and_have_their_own_uids() {
         2>&1; ls /proc | grep -c '^[0-9]'; sleep 1";
     let ids = [&ann, &bob].map(|user| user.start(&format!("[[bash touch mine-{}; {look}]]", user.name)));
     let output = |user: &User, id: &str| {
-        user.events(id).iter().find(|event| event.name == "tool.completed").unwrap().data["output"]
-            .to_string()
+        user.events(id).iter().find(|event| event.name == "tool.completed").unwrap().data["output"].to_string()
     };
     let (seen_by_ann, seen_by_bob) = (output(&ann, &ids[0]), output(&bob, &ids[1]));
-    assert!(
-        seen_by_ann.contains(&format!("mine-{}", ann.name)) && !seen_by_ann.contains(&bob.name),
-        "{seen_by_ann}"
-    );
-    assert!(
-        seen_by_bob.contains(&format!("mine-{}", bob.name)) && !seen_by_bob.contains(&ann.name),
-        "{seen_by_bob}"
-    );
+    assert!(seen_by_ann.contains(&format!("mine-{}", ann.name)) && !seen_by_ann.contains(&bob.name), "{seen_by_ann}");
+    assert!(seen_by_bob.contains(&format!("mine-{}", bob.name)) && !seen_by_bob.contains(&ann.name), "{seen_by_bob}");
     assert!(seen_by_ann.contains(&uid_of(&ann.name).to_string()));
     assert_ne!(uid_of(&ann.name), uid_of(&bob.name));
     for seen in [seen_by_ann, seen_by_bob] {
@@ -113,9 +98,7 @@ fn a_request_that_is_wrong_is_refused_with_a_problem_and_changes_nothing() {
     let user = User::new("wrong");
     let before = listing("/var/lib/pi-gateway/front/users");
     let json_type = [("Content-Type", "application/json")];
-    let post = |headers: &[(&str, &str)], body: &[u8]| {
-        request("POST", "/runs", Some(&user.token), headers, Some(body))
-    };
+    let post = |headers: &[(&str, &str)], body: &[u8]| request("POST", "/runs", Some(&user.token), headers, Some(body));
     post(&json_type, b"{").is_problem(400, "malformed_json");
     post(&json_type, b"").is_problem(400, "malformed_json");
     post(&[], b"{\"prompt\":\"x\"}").is_problem(415, "unsupported_media_type");
@@ -158,8 +141,7 @@ fn a_cancelled_stream_and_a_cancelled_tool_leave_no_process_and_the_session() {
     let user = User::new("cancel");
     user.run("my colour is green");
     // A tool that has forked away twice and ignores SIGTERM.
-    let stubborn =
-        "trap '' TERM; (setsid bash -c 'trap \"\" TERM; while :; do sleep 1; done' &) ; echo up; sleep 100";
+    let stubborn = "trap '' TERM; (setsid bash -c 'trap \"\" TERM; while :; do sleep 1; done' &) ; echo up; sleep 100";
     for prompt in ["[[slow 2000 20]]".to_owned(), format!("[[bash {stubborn}]]")] {
         let id = user.start(&prompt);
         let going = |name: &str| name == "text.delta" || name == "tool.output";
@@ -211,17 +193,11 @@ fn the_model_and_the_thinking_level_can_be_chosen_and_the_upstream_sees_them() {
     testhost();
     let user = User::new("chooser");
     let models: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string("/usr/lib/pi-gateway/trusted/models.json").unwrap())
-            .unwrap();
-    let other = models
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|model| model["id"].as_str().unwrap())
-        .find(|id| *id != "gpt-6-sol");
+        serde_json::from_str(&std::fs::read_to_string("/usr/lib/pi-gateway/trusted/models.json").unwrap()).unwrap();
+    let other =
+        models.as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).find(|id| *id != "gpt-6-sol");
     let (model, prompt) = (other.unwrap(), format!("chosen by {}", user.name));
-    let run =
-        user.post("/runs?wait=30", &[], &json!({"prompt": prompt, "model": model, "thinking": "low"})).json();
+    let run = user.post("/runs?wait=30", &[], &json!({"prompt": prompt, "model": model, "thinking": "low"})).json();
     assert_eq!(run["status"], "succeeded", "{run}");
     let seen = upstream_requests(&prompt);
     assert_eq!((seen.len(), &seen[0]["model"]), (1, &json!(model)));
@@ -232,11 +208,7 @@ fn upstream_failures_end_the_run_with_their_code_and_the_next_run_works() {
     testhost();
     let user = User::new("failing");
     let run = user.run("[[error 401]]");
-    assert_eq!(
-        (&run["status"], &run["error"]["code"]),
-        (&json!("failed"), &json!("upstream_unauthorized")),
-        "{run}"
-    );
+    assert_eq!((&run["status"], &run["error"]["code"]), (&json!("failed"), &json!("upstream_unauthorized")), "{run}");
     let run = user.run("[[flaky 500 1]][[say fine again]]");
     assert_eq!(run["status"], "succeeded", "{run}");
     assert!(until("the last run", || Some(user.run("hello")))["error"].is_null());

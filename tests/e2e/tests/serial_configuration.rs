@@ -34,11 +34,7 @@ fn refuses_to_start(unit: &str) -> String {
     until("the service has given up", || {
         (sh(&format!("systemctl show -P ActiveState {unit}")) == "failed").then_some(())
     });
-    assert_eq!(
-        sh(&format!("systemctl show -P NRestarts {unit}")),
-        "0",
-        "a wrong configuration is not tried again"
-    );
+    assert_eq!(sh(&format!("systemctl show -P NRestarts {unit}")), "0", "a wrong configuration is not tried again");
     sh(&format!("journalctl -b --no-pager -o cat --after-cursor='{cursor}' -u {unit}"))
 }
 
@@ -77,19 +73,14 @@ fn a_placeholder_secret_stops_both_and_nothing_answers_until_it_is_real() {
 fn files_that_others_can_read_stop_the_start_with_the_command_that_helps() {
     testhost();
     let _restore = Restore::new();
-    for (file, unit, mode) in [
-        (FILE, "pi-gateway", "0644"),
-        (KEY, "pi-gateway-launcher", "0644"),
-        (KEY, "pi-gateway-launcher", "0640"),
-    ] {
+    for (file, unit, mode) in
+        [(FILE, "pi-gateway", "0644"), (KEY, "pi-gateway-launcher", "0644"), (KEY, "pi-gateway-launcher", "0640")]
+    {
         sh(&format!("chmod {mode} {file}"));
         let told = refuses_to_start(unit);
         // The remedy stands between backquotes; it is what an operator would paste.
-        let remedy = told
-            .split('`')
-            .find(|part| part.starts_with("chown "))
-            .unwrap_or_else(|| panic!("{told}"))
-            .to_owned();
+        let remedy =
+            told.split('`').find(|part| part.starts_with("chown ")).unwrap_or_else(|| panic!("{told}")).to_owned();
         sh(&remedy);
         sh(&format!("systemctl reset-failed {unit}; systemctl restart {unit}"));
     }
@@ -105,18 +96,13 @@ fn a_key_in_the_configuration_stops_both_and_the_told_command_moves_it() {
     refuses_to_start("pi-gateway");
     let told = refuses_to_start("pi-gateway-launcher");
     assert!(!told.contains(key.trim()), "the key is in the journal");
-    let remedy = told
-        .split('`')
-        .find(|part| part.contains("move-credentials"))
-        .unwrap_or_else(|| panic!("{told}"))
-        .to_owned();
+    let remedy =
+        told.split('`').find(|part| part.contains("move-credentials")).unwrap_or_else(|| panic!("{told}")).to_owned();
     sh(&remedy);
     assert_eq!(std::fs::read_to_string(KEY).unwrap().trim(), key.trim());
     assert_eq!(sh(&format!("stat -c '%a %u' {KEY}")), "600 0");
     assert!(!std::fs::read_to_string(FILE).unwrap().contains("OPENAI_API_KEY"));
-    sh(
-        "systemctl reset-failed pi-gateway pi-gateway-launcher; systemctl restart pi-gateway-launcher pi-gateway",
-    );
+    sh("systemctl reset-failed pi-gateway pi-gateway-launcher; systemctl restart pi-gateway-launcher pi-gateway");
     until_ready();
     assert_eq!(User::new("moved").run("hello")["status"], "succeeded");
 }
@@ -146,11 +132,7 @@ fn a_changed_setting_reaches_the_next_run_and_a_long_run_is_stopped() {
     sh(&format!("echo RUN_TIMEOUT_MS=2000 >> {FILE}; systemctl restart pi-gateway-launcher pi-gateway"));
     until_ready();
     let run = User::new("long").run("[[bash sleep 60]]");
-    assert_eq!(
-        (run["status"].as_str(), run["error"]["code"].as_str()),
-        (Some("failed"), Some("timeout")),
-        "{run}"
-    );
+    assert_eq!((run["status"].as_str(), run["error"]["code"].as_str()), (Some("failed"), Some("timeout")), "{run}");
     let unknown = format!("echo NO_SUCH_THING=1 >> {FILE}; pi-gateway check");
     assert!(sh(&unknown).contains("NO_SUCH_THING: no variable of pi-gateway"));
     assert_eq!(request("GET", "/health", None, &[], None).status, 200);

@@ -47,11 +47,8 @@ fn the_front_can_be_killed_at_any_point_of_a_run_and_the_prompt_reaches_the_upst
         let requests = upstream_requests(prompt);
         let expected = if prompt.contains("bash") { 2 } else { 1 };
         assert_eq!(requests.len(), expected, "{prompt}");
-        let text: String = events
-            .iter()
-            .filter(|e| e.name == "text.delta")
-            .map(|e| e.data["text"].as_str().unwrap())
-            .collect();
+        let text: String =
+            events.iter().filter(|e| e.name == "text.delta").map(|e| e.data["text"].as_str().unwrap()).collect();
         assert_eq!(text, user.get(&format!("/runs/{id}")).json()["output_text"].as_str().unwrap());
     }
 }
@@ -151,10 +148,7 @@ fn nothing_is_left_over_when_all_runs_have_ended() {
     user.run("[[bash (setsid sleep 300 &); echo left one behind]]");
     assert_eq!(user_processes(), "");
     assert_eq!(sh("systemctl list-units --all --plain --no-legend 'pi-gateway-agent-*'"), "");
-    assert_eq!(
-        sh("ls /var/lib/pi-gateway/raw /var/lib/pi-gateway/front/active | grep -v ':$' | grep . || true"),
-        ""
-    );
+    assert_eq!(sh("ls /var/lib/pi-gateway/raw /var/lib/pi-gateway/front/active | grep -v ':$' | grep . || true"), "");
     assert_eq!(sh("find /sys/fs/cgroup -type d -name 'pi-gateway-agent-*'"), "");
     assert_eq!(sh("grep -c 'pi-gateway/root' /proc/self/mounts || true"), "0");
     assert_eq!(sh("find /var/lib/pi-gateway/front -name '.tmp-*'"), "");

@@ -19,27 +19,15 @@ fn a_sandbox_has_one_interface_one_listener_and_no_socket_of_the_host() {
         [&"interface    lo"],
         "{facts}"
     );
-    assert_eq!(
-        lines.iter().filter(|line| line.starts_with("open")).collect::<Vec<_>>(),
-        [&"open 4180"],
-        "{facts}"
-    );
-    let sockets: Vec<_> =
-        lines.iter().filter(|line| line.ends_with(".sock") || line.contains("socket")).collect();
+    assert_eq!(lines.iter().filter(|line| line.starts_with("open")).collect::<Vec<_>>(), [&"open 4180"], "{facts}");
+    let sockets: Vec<_> = lines.iter().filter(|line| line.ends_with(".sock") || line.contains("socket")).collect();
     assert!(sockets.iter().all(|socket| **socket == "/run/relay-model/relay.sock"), "{facts}");
     assert!(
-        facts.contains(
-            "agent bin dev etc home lib lib64 proc root run sbin session sys tmp trusted usr var workspace"
-        ),
+        facts.contains("agent bin dev etc home lib lib64 proc root run sbin session sys tmp trusted usr var workspace"),
         "{facts}"
     );
-    for fact in [
-        "NoNewPrivs:\t1",
-        "Seccomp:\t2",
-        "CapEff:\t0000000000000000",
-        "CapBnd:\t0000000000000000",
-        "\n0077\n",
-    ] {
+    for fact in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "\n0077\n"]
+    {
         assert!(facts.contains(fact), "{fact} is not in {facts}");
     }
     assert!(facts.contains("No such file"), "process 1 is not there: {facts}");
@@ -65,8 +53,7 @@ fn what_a_sandbox_must_not_do_fails() {
     ] {
         // Outside the sandbox the same thing works, so it is the sandbox that forbids it.
         assert!(pi_gateway_e2e::host::try_sh(control).0, "{control} does not work outside either");
-        let output =
-            user.bash(&format!("if ( {attempt} ) 2>/dev/null; then echo worked; else echo refused; fi"));
+        let output = user.bash(&format!("if ( {attempt} ) 2>/dev/null; then echo worked; else echo refused; fi"));
         assert_eq!(output.trim(), "refused", "{attempt}");
     }
 }
@@ -103,8 +90,7 @@ fn the_units_have_their_scores() {
         ("pi-gateway-relay-model".to_owned(), 1.2),
     ] {
         let line = sh(&format!("systemd-analyze security --no-pager {unit}.service | tail -1"));
-        let score: f64 =
-            line.split(": ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap();
+        let score: f64 = line.split(": ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap();
         println!("{unit}: {score}");
         assert!(score <= most, "{line}");
     }

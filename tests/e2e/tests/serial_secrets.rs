@@ -21,7 +21,8 @@ fn search(word: &str, places: &str) -> String {
 fn the_key_is_nowhere_in_a_sandbox() {
     testhost();
     let user = User::new("searcher");
-    let places = "/workspace /session /trusted /agent /tmp /var /run /etc /dev/shm /proc/[0-9]*/environ /proc/[0-9]*/cmdline";
+    let places =
+        "/workspace /session /trusted /agent /tmp /var /run /etc /dev/shm /proc/[0-9]*/environ /proc/[0-9]*/cmdline";
     let planted = "planted-word-0123456789";
     user.bash(&format!("printf %s {planted} > /workspace/planted"));
     let found = user.bash(&search(planted, places));
@@ -57,19 +58,13 @@ fn the_key_is_in_no_front_no_log_and_no_file_but_its_own() {
     for (name, pid) in [("front", &front), ("launcher", &launcher), ("agent", &agent)] {
         assert_eq!(memory(pid, "key"), "0", "the key is in the memory of the {name}");
         assert_eq!(
-            sh(&format!(
-                "cat /proc/{pid}/environ /proc/{pid}/cmdline | grep -caF -f /root/needle-key || true"
-            )),
+            sh(&format!("cat /proc/{pid}/environ /proc/{pid}/cmdline | grep -caF -f /root/needle-key || true")),
             "0",
             "{name}"
         );
     }
     user.finished(&id);
-    assert_ne!(
-        sh("journalctl -b --no-pager | grep -cF 'run finished' || true"),
-        "0",
-        "the search finds what is there"
-    );
+    assert_ne!(sh("journalctl -b --no-pager | grep -cF 'run finished' || true"), "0", "the search finds what is there");
     assert_eq!(sh("journalctl -b --no-pager | grep -cF -f /root/needle-key || true"), "0", "the journal");
     let units = "systemctl show 'pi-gateway*' --all; cat /run/systemd/transient/* /run/pi-gateway/config/* /proc/[0-9]*/cmdline";
     assert_eq!(
@@ -87,8 +82,7 @@ fn the_key_is_in_no_front_no_log_and_no_file_but_its_own() {
         assert!(allowed.contains(&file), "the key is in {file}");
     }
     let credential = "/run/credentials/pi-gateway-relay-model.service/OPENAI_API_KEY";
-    let readable =
-        sh(&format!("setpriv --reuid={} --clear-groups cat {credential} 2>&1 || true", uid_of(&user.name)));
+    let readable = sh(&format!("setpriv --reuid={} --clear-groups cat {credential} 2>&1 || true", uid_of(&user.name)));
     assert!(readable.contains("Permission denied"), "{readable}");
 }
 

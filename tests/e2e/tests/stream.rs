@@ -8,9 +8,8 @@ use serde_json::json;
 fn a_stream_resumes_at_every_single_event_with_exactly_the_rest() {
     testhost();
     let user = User::new("resume");
-    let id = user.start(
-        "[[think first I think]][[bash for i in 1 2 3; do echo $i; sleep 0.2; done]][[say and then I say]]",
-    );
+    let id =
+        user.start("[[think first I think]][[bash for i in 1 2 3; do echo $i; sleep 0.2; done]][[say and then I say]]");
     let all = user.events(&id);
     assert!(all.len() > 8, "{all:?}");
     for (number, event) in all.iter().enumerate() {
@@ -43,8 +42,7 @@ fn ids_that_are_malformed_or_not_of_the_run_are_400() {
         user.get(&format!("/runs/{id}/events?after={bad}")).is_problem(400, "invalid_event_id");
     }
     let header = [("Last-Event-ID", "1;2")];
-    request("GET", &format!("/runs/{id}/events"), Some(&user.token), &header, None)
-        .is_problem(400, "invalid_event_id");
+    request("GET", &format!("/runs/{id}/events"), Some(&user.token), &header, None).is_problem(400, "invalid_event_id");
 }
 
 #[test]
@@ -70,8 +68,7 @@ fn pages_walk_the_same_events() {
     }
     assert_eq!(walked, all);
     let accept = [("Accept", "text/html")];
-    request("GET", &format!("/runs/{id}/events"), Some(&user.token), &accept, None)
-        .is_problem(406, "not_acceptable");
+    request("GET", &format!("/runs/{id}/events"), Some(&user.token), &accept, None).is_problem(406, "not_acceptable");
 }
 
 #[test]
@@ -104,10 +101,7 @@ fn a_stream_ends_with_its_token() {
     // Its time is over but for three seconds of the leeway.
     let last = short.stream(&id, None).last().unwrap();
     assert_ne!(last.name, "run.finished");
-    assert!(
-        ["running", "finalizing"]
-            .contains(&user.get(&format!("/runs/{id}")).json()["status"].as_str().unwrap())
-    );
+    assert!(["running", "finalizing"].contains(&user.get(&format!("/runs/{id}")).json()["status"].as_str().unwrap()));
     user.post(&format!("/runs/{id}/cancel"), &[], &json!({}));
     user.finished(&id);
 }

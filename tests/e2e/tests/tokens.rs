@@ -71,10 +71,7 @@ fn an_upper_case_name_is_the_same_user() {
     let uid = uid_of(&user.name);
     assert_eq!(upper.run("again")["status"], "succeeded");
     assert_eq!(uid_of(&user.name), uid);
-    assert!(
-        !std::path::Path::new(&format!("/var/lib/pi-gateway/workspaces/{}", user.name.to_uppercase()))
-            .exists()
-    );
+    assert!(!std::path::Path::new(&format!("/var/lib/pi-gateway/workspaces/{}", user.name.to_uppercase())).exists());
 }
 
 #[test]

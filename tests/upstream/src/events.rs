@@ -68,8 +68,7 @@ impl Stream {
     /// A message; `whole` is false when it shall be left unfinished.
     pub async fn message(&mut self, words: &[String], pause: Duration, whole: bool) -> Result<(), Gone> {
         let (index, id) = (self.output.len(), self.item_id("msg"));
-        let item =
-            json!({"id": id, "type": "message", "role": "assistant", "status": "in_progress", "content": []});
+        let item = json!({"id": id, "type": "message", "role": "assistant", "status": "in_progress", "content": []});
         self.event("response.output_item.added", json!({"output_index": index, "item": item})).await?;
         let place = json!({"item_id": id, "output_index": index, "content_index": 0});
         let at = |more: Value| merge(&place, more);

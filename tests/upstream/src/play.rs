@@ -44,9 +44,7 @@ pub async fn answer(request: Request<Incoming>, journal: Arc<Journal>) -> Answer
     }
     let n = journal.request(line, &head.headers);
     match parsed {
-        Ok(body) if head.method == Method::POST && head.uri.path().ends_with("/responses") => {
-            play(n, body, journal)
-        }
+        Ok(body) if head.method == Method::POST && head.uri.path().ends_with("/responses") => play(n, body, journal),
         _ => {
             journal.end(n, 404, "whole");
             error(StatusCode::NOT_FOUND)
@@ -87,18 +85,11 @@ fn play(n: u64, body: Body, journal: Arc<Journal>) -> Answer {
 }
 
 /// Plays the steps and says how the answer ended.
-async fn run(
-    mut stream: Stream,
-    turn: &[Step],
-    body: &Body,
-    result: Option<&String>,
-) -> Result<&'static str, Gone> {
+async fn run(mut stream: Stream, turn: &[Step], body: &Body, result: Option<&String>) -> Result<&'static str, Gone> {
     stream.begin().await?;
     if let Some(result) = result {
         let begin: String = result.chars().take(REPEATED).collect();
-        stream
-            .message(&words(&format!("The command printed: {}", begin.trim_end())), Duration::ZERO, true)
-            .await?;
+        stream.message(&words(&format!("The command printed: {}", begin.trim_end())), Duration::ZERO, true).await?;
     }
     for step in turn {
         match step {
@@ -151,17 +142,13 @@ fn error(status: StatusCode) -> Answer {
             "tokens",
             "rate_limit_exceeded",
         ),
-        500.. => (
-            "The server had an error while processing your request. Sorry about that!",
-            "server_error",
-            "server_error",
-        ),
+        500.. => {
+            ("The server had an error while processing your request. Sorry about that!", "server_error", "server_error")
+        }
         _ => ("The request is not accepted.", "invalid_request_error", "invalid_request"),
     };
-    let mut answer = json_answer(
-        status,
-        &json!({"error": {"message": message, "type": kind, "param": null, "code": code}}),
-    );
+    let mut answer =
+        json_answer(status, &json!({"error": {"message": message, "type": kind, "param": null, "code": code}}));
     if status == StatusCode::TOO_MANY_REQUESTS {
         answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }

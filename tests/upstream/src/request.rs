@@ -24,12 +24,7 @@ impl Body {
     pub fn user_texts(&self) -> Vec<String> {
         match &self.input {
             Value::String(text) => vec![text.clone()],
-            _ => self
-                .items()
-                .iter()
-                .filter(|item| item["role"] == "user")
-                .map(|item| text(&item["content"]))
-                .collect(),
+            _ => self.items().iter().filter(|item| item["role"] == "user").map(|item| text(&item["content"])).collect(),
         }
     }
 
@@ -49,12 +44,7 @@ impl Body {
 
     /// What tells one asking of a text from another: the session and the text.
     pub fn key(&self) -> String {
-        format!(
-            "{} {} {}",
-            self.prompt_cache_key,
-            self.user_texts().len(),
-            self.user_texts().pop().unwrap_or_default()
-        )
+        format!("{} {} {}", self.prompt_cache_key, self.user_texts().len(), self.user_texts().pop().unwrap_or_default())
     }
 
     /// Input tokens to report: reproducible from the request.

@@ -45,10 +45,9 @@ fn step(inside: &str) -> Step {
         ("hang", _) => Step::Hang,
         ("failed", _) => Step::Failed,
         ("error", [n]) if status(*n).is_some() => Step::Error(status(*n).unwrap_or(500)),
-        ("flaky", [n, times]) if status(*n).is_some() => Step::Flaky {
-            status: status(*n).unwrap_or(500),
-            times: u32::try_from(*times).unwrap_or(u32::MAX),
-        },
+        ("flaky", [n, times]) if status(*n).is_some() => {
+            Step::Flaky { status: status(*n).unwrap_or(500), times: u32::try_from(*times).unwrap_or(u32::MAX) }
+        }
         _ => Step::Say(format!("I do not know the directive [[{inside}]].")),
     }
 }

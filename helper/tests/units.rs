@@ -1,0 +1,79 @@
+//! The arguments of `systemd-run`, whole, as golden files. `UPDATE_GOLDEN=1 cargo test -p pi-gateway-helper --test units`
+//! writes them anew, to be read before they are committed.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use pi_gateway_helper::names::{Run, User};
+use pi_gateway_helper::settings::Settings;
+use pi_gateway_helper::units::{agent_arguments, relay_arguments};
+use proptest::prelude::*;
+
+const RUN: &str = "01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d";
+
+fn settings() -> Settings {
+    Settings::new(
+        "BASE_WORKDIR=/var/lib/pi-gateway/workspaces\nSESSION_DIR=/var/lib/pi-gateway/sessions\n\
+         PI_BIN=/usr/lib/pi-gateway/runtime/1.5.2/pi\nINTERNAL_PROVIDER_PORT=4180\n\
+         PI_GATEWAY_EXTENSION_PATH=/usr/lib/pi-gateway/trusted/extension.mjs\n\
+         PI_SANDBOX_AGENTS_PATH=/usr/lib/pi-gateway/trusted/AGENTS.md\n\
+         PI_GATEWAY_MODELS=/usr/lib/pi-gateway/trusted/models.json\nPI_GATEWAY_DEFAULT_MODEL=gpt-6-sol\n\
+         PI_DISABLE_CONTEXT_FILES=true\nSANDBOX_MEMORY_MAX=1G\nSANDBOX_TASKS_MAX=256\nSANDBOX_CPU_QUOTA=100%\n\
+         RUN_TIMEOUT_MS=1800000\nRUN_CANCEL_GRACE_MS=5000\nMAX_CONCURRENT_RUNS=8\n",
+    )
+    .unwrap()
+}
+
+fn golden(name: &str, arguments: &[String]) {
+    let path = format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"));
+    let text = arguments.join("\n") + "\n";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "{path}; see this file's head");
+}
+
+#[test]
+fn the_arguments_are_those_of_the_golden_files() {
+    let (user, run) = (User::parse("alice").unwrap(), Run::parse(RUN).unwrap());
+    golden("agent-252.argv", &agent_arguments(&settings(), 252, &user, 1_879_048_193, &run));
+    golden("agent-257.argv", &agent_arguments(&settings(), 257, &user, 1_879_048_193, &run));
+    golden("model-relay.argv", &relay_arguments());
+}
+
+#[test]
+fn nothing_is_there_that_leaks_loses_failures_or_hides_the_root() {
+    let (user, run) = (User::parse("alice").unwrap(), Run::parse(RUN).unwrap());
+    for arguments in [agent_arguments(&settings(), 257, &user, 1, &run), relay_arguments()] {
+        let all = arguments.join("\n");
+        for bad in [
+            "SetCredential",
+            "--collect",
+            "--wait",
+            "--pipe",
+            "--remain-after-exit",
+            "TemporaryFileSystem=/:",
+            "{",
+            "}",
+        ] {
+            assert!(!all.contains(bad), "{bad} is in {all}");
+        }
+        let program = arguments.iter().position(|argument| argument == "--").unwrap();
+        assert!(arguments[program + 1].starts_with("/usr/lib/pi-gateway/"));
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_name_changes_the_number_of_arguments_or_brings_what_systemd_expands(name in "[a-z0-9._-]{1,40}") {
+        let Ok(user) = User::parse(&name) else { return Ok(()) };
+        let run = Run::parse(RUN).unwrap();
+        let arguments = agent_arguments(&settings(), 252, &user, 1_879_048_193, &run);
+        let plain = agent_arguments(&settings(), 252, &User::parse("a").unwrap(), 1_879_048_193, &run);
+        prop_assert_eq!(arguments.len(), plain.len());
+        for argument in &arguments {
+            prop_assert!(!argument.contains(['$', '\n', '"', '\'', '\\', ';']), "{}", argument);
+            // The only per cent sign is the one of the processor's share, which transient properties do not expand.
+            prop_assert!(!argument.contains('%') || argument == "--property=CPUQuota=100%", "{}", argument);
+        }
+    }
+}
