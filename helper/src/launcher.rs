@@ -116,7 +116,7 @@ impl Launcher {
         }
         // 2. The machine's limit.
         let limit = self.settings.number("MAX_CONCURRENT_RUNS");
-        if systemd::agents().map_err(asking)?.len() as u64 >= limit {
+        if systemd::agents() as u64 >= limit {
             return Err(Refusal::Full(limit));
         }
         // 3. The user's uid, on disk before anything belongs to it.

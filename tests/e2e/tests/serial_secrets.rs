@@ -27,6 +27,8 @@ fn the_key_is_nowhere_in_a_sandbox() {
     user.bash(&format!("printf %s {planted} > /workspace/planted"));
     let found = user.bash(&search(planted, places));
     assert!(found.contains("/workspace/planted"), "the search finds what is there: {found}");
+    let found = user.bash(&search("PI_CODING_AGENT_DIR=/agent", places));
+    assert!(found.contains("/environ") && !found.trim().ends_with("\n0"), "in environments as well: {found}");
     let output = user.bash(&search(&api_key(), places));
     assert_eq!(output.trim(), "0", "the key is in a sandbox: {output}");
     assert!(user.bash("cat /etc/pi-gateway/credentials/OPENAI_API_KEY 2>&1").contains("No such file"));
@@ -54,7 +56,13 @@ fn the_key_is_in_no_front_no_log_and_no_file_but_its_own() {
         );
         sh(&format!("{script} || true")).trim().to_owned()
     };
-    assert_ne!(memory(&front, "known"), "0", "the search finds what is there");
+    // A word that each of them has in its memory: the search finds what is there.
+    for (pid, word) in
+        [(&front, "JWT_SHARED_SECRET"), (&launcher, "pi-gateway-agent-"), (&agent, "PI_CODING_AGENT_DIR")]
+    {
+        std::fs::write("/root/needle-known", word).unwrap();
+        assert_ne!(memory(pid, "known"), "0", "{word}");
+    }
     for (name, pid) in [("front", &front), ("launcher", &launcher), ("agent", &agent)] {
         assert_eq!(memory(pid, "key"), "0", "the key is in the memory of the {name}");
         assert_eq!(

@@ -96,9 +96,9 @@ fn a_client_that_joins_and_leaves_during_the_run_misses_nothing() {
 fn a_stream_ends_with_its_token() {
     testhost();
     let user = User::new("expiring");
-    let id = user.start("[[slow 400 20]]");
-    let short = User { name: user.name.clone(), token: token_for(&user.name, -27) };
-    // Its time is over but for three seconds of the leeway.
+    let id = user.start("[[slow 2000 20]]");
+    let short = User { name: user.name.clone(), token: token_for(&user.name, -20) };
+    // Its time is over but for ten seconds of the leeway.
     let last = short.stream(&id, None).last().unwrap();
     assert_ne!(last.name, "run.finished");
     assert!(["running", "finalizing"].contains(&user.get(&format!("/runs/{id}")).json()["status"].as_str().unwrap()));
