@@ -1,7 +1,9 @@
 //! Reading and judging the body of `POST /runs`. What it refuses changes nothing.
 
 use axum::body::Bytes;
+use axum::extract::FromRequestParts;
 use axum::extract::rejection::BytesRejection;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -50,6 +52,24 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<Problem>> {
         let kind = if error.is_data() { problem::INVALID_REQUEST } else { problem::MALFORMED_JSON };
         Problem::new(kind, format!("{error}."))
     })
+}
+
+/// Taken before the body: refuses one that announces to be too long before a byte of it is asked for, so that a client
+/// with `Expect: 100-continue` does not send it.
+pub struct Announced;
+
+impl<S: Sync> FromRequestParts<S> for Announced {
+    type Rejection = Box<Problem>;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        match length.and_then(|length| length.parse::<usize>().ok()) {
+            Some(length) if length > MAX_BODY => {
+                Err(Problem::new(problem::PAYLOAD_TOO_LARGE, format!("At most {} MiB.", MAX_BODY >> 20)))
+            }
+            _ => Ok(Announced),
+        }
+    }
 }
 
 /// Whether a run can be made of a request.

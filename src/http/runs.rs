@@ -91,6 +91,7 @@ pub async fn start(
     Caller(caller): Caller,
     query: Result<Query<StartQuery>, QueryRejection>,
     headers: HeaderMap,
+    _: body::Announced,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Box<Problem>> {
     let Query(query) = query.map_err(|error| Problem::new(problem::INVALID_PARAMETER, error.body_text()))?;
