@@ -228,10 +228,10 @@ pub const GROUPS: &[Group] = &[
             ),
             of(
                 "SANDBOX_CPU_QUOTA",
-                "100%",
+                "200%",
                 checks::percent,
                 &[L],
-                "Processor time of one agent; 100% is one processor",
+                "Processor time of one agent; 100% is one processor. pi's threads use two while it starts",
             ),
             of(
                 "SANDBOX_INTERNET_ENABLED",
