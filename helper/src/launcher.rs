@@ -7,8 +7,9 @@
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use sd_notify::NotifyState;
@@ -26,6 +27,8 @@ use crate::wire::{self, Activity, Refusal, Reply, Request, Step, Unit, UnitState
 const THREADS: usize = 16;
 /// How long a peer may take between and within frames.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a thread looks whether its turn has come.
+const POLL: Duration = Duration::from_millis(10);
 /// How often the watchdog is told; its period is 30 s.
 const TICK: Duration = Duration::from_secs(10);
 
@@ -41,6 +44,8 @@ pub struct Launcher {
     pub front: (u32, u32),
     /// Held while an agent is started.
     pub starting: Mutex<()>,
+    /// How many threads want to hold it.
+    pub waiting: AtomicUsize,
 }
 
 impl Launcher {
@@ -98,9 +103,22 @@ impl Launcher {
         }
     }
 
+    /// Waits for all starts before this one, for a bounded time and with at most half of the threads.
+    fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        let until = Instant::now() + PATIENCE;
+        let waiting = self.waiting.fetch_add(1, Ordering::SeqCst);
+        let mut turn = self.starting.try_lock();
+        while turn.is_err() && waiting < THREADS / 2 && Instant::now() < until {
+            std::thread::sleep(POLL);
+            turn = self.starting.try_lock();
+        }
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        turn.ok()
+    }
+
     /// Starts an agent. The numbers are those of docs/protocol.md, "The order of a start".
     fn start_agent(&self, user: &User, run: &Run) -> Result<u32, Refusal> {
-        let _one_at_a_time = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn().ok_or(Refusal::Failed(Step::WaitForTurn))?;
         let unit = units::agent(user);
         // 1. An agent that is up for this run is what was asked for; one for another run is in the way.
         let state = show(&unit)?;

@@ -4,6 +4,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::stat::{Mode, umask};
@@ -66,8 +67,9 @@ fn serve(listener: Option<UnixListener>, version: u32, settings: Settings) -> Re
     }
     drop_capabilities().map_err(|error| format!("dropping capabilities: {error}"))?;
     relays::ensure_model_relay().map_err(|error| format!("starting the model relay: {error}"))?;
-    let (front, starting) = ((front.uid.as_raw(), front.gid.as_raw()), Mutex::new(()));
-    let launcher = Launcher { settings, version, registry, front, starting };
+    let front = (front.uid.as_raw(), front.gid.as_raw());
+    let launcher =
+        Launcher { settings, version, registry, front, starting: Mutex::new(()), waiting: AtomicUsize::new(0) };
     let ready = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("waiting for requests")]);
     info!(version, "ready");
     ready.and_then(|()| launcher.serve(&listener)).map_err(|error| format!("serving: {error}"))

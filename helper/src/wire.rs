@@ -125,6 +125,7 @@ pub enum Step {
     PublishName,
     UserDirectories,
     RunFiles,
+    WaitForTurn,
 }
 
 /// Why bytes are no message.

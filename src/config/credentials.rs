@@ -6,8 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
-use pi_gateway_helper::settings;
-
+use super::syntax;
 use super::variables::CREDENTIALS;
 
 /// Where credentials belong.
@@ -23,7 +22,7 @@ pub fn move_all(file: &Path, directory: &Path) -> io::Result<Vec<&'static str>> 
     let mut moved = Vec::new();
     let mut kept = String::new();
     for line in text.lines() {
-        let variable = settings::parse(line).ok().and_then(|mut one| one.pop());
+        let variable = syntax::parse(line).ok().and_then(|mut one| one.pop());
         let credential = variable.and_then(|(name, value)| {
             let known = CREDENTIALS.iter().map(|(known, ..)| *known).find(|known| *known == name)?;
             (!value.is_empty()).then_some((known, value))

@@ -7,6 +7,7 @@ mod checks;
 pub mod credentials;
 pub mod project;
 pub mod reference;
+pub mod syntax;
 pub mod values;
 pub mod variables;
 

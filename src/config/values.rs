@@ -6,9 +6,8 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use pi_gateway_helper::settings;
-
 use super::Mistakes;
+use super::syntax;
 use super::variables::{self, CREDENTIALS, NOT_IN_EFFECT};
 
 /// The largest file that is read, in bytes.
@@ -57,7 +56,7 @@ impl Values {
     /// # Errors
     /// Every mistake.
     pub fn check(text: &str) -> Result<(Self, Vec<String>), Mistakes> {
-        let (given, mut mistakes) = match settings::parse(text) {
+        let (given, mut mistakes) = match syntax::parse(text) {
             Ok(given) => (given, Vec::new()),
             // What can be read is judged as well, so that the next try has fewer surprises.
             Err(mistakes) => (readable(text), mistakes),
@@ -131,7 +130,7 @@ impl Values {
 
 /// The lines of a text that are variables, when others are not.
 fn readable(text: &str) -> Vec<(String, String)> {
-    text.lines().filter_map(|line| settings::parse(line).ok()).flatten().collect()
+    text.lines().filter_map(|line| syntax::parse(line).ok()).flatten().collect()
 }
 
 fn is_known(name: &str) -> bool {

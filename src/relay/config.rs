@@ -13,8 +13,7 @@ use std::time::Duration;
 use hyper::header::HeaderValue;
 use reqwest::Url;
 
-use pi_gateway_helper::settings;
-
+use crate::config::syntax;
 use crate::models::Catalogue;
 
 /// Largest settings file and credential, in bytes.
@@ -106,7 +105,7 @@ impl Config {
         let mut note = |result: Result<(), String>| list.extend(result.err());
         let (mut base, mut port, mut models, mut days) =
             ("https://api.openai.com/v1".to_owned(), "4180".to_owned(), String::new(), "30".to_owned());
-        match read(file).and_then(|text| settings::parse(&text).map_err(|mistakes| mistakes.join("; "))) {
+        match read(file).and_then(|text| syntax::parse(&text).map_err(|mistakes| mistakes.join("; "))) {
             Err(mistake) => note(Err(format!("{}: {mistake}", file.display()))),
             Ok(pairs) => {
                 for (name, value) in pairs {

@@ -213,3 +213,24 @@ fn upstream_failures_end_the_run_with_their_code_and_the_next_run_works() {
     assert_eq!(run["status"], "succeeded", "{run}");
     assert!(until("the last run", || Some(user.run("hello")))["error"].is_null());
 }
+
+#[test]
+fn users_that_start_at_the_same_moment_all_get_their_agent_and_one_user_gets_one() {
+    testhost();
+    let users: Vec<User> = (0..3).map(|_| User::new("crowd")).collect();
+    std::thread::scope(|scope| {
+        for user in &users {
+            scope.spawn(|| assert_eq!(user.run("hello")["status"], "succeeded"));
+        }
+    });
+    let user = User::new("eager");
+    let answers: Vec<u16> = std::thread::scope(|scope| {
+        let start = || user.post("/runs", &[], &json!({"prompt": "[[slow 20 50]]"})).status;
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(answers.iter().filter(|status| **status == 202).count(), 1, "{answers:?}");
+    assert_eq!(answers.iter().filter(|status| **status == 409).count(), 7, "{answers:?}");
+    let id = user.get("/runs").json()["data"][0]["id"].as_str().unwrap().to_owned();
+    user.finished(&id);
+}
