@@ -5,15 +5,16 @@
 //! line that names the property; any other failure is 71.
 
 use std::fs::OpenOptions;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::{ReceiveTimeout, SendTimeout};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recvmsg, sendmsg, setsockopt,
-    socket, sockopt::ReceiveTimeout,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, sendmsg, setsockopt, socket,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -31,61 +32,62 @@ const RELAY_PATIENCE: i64 = 5;
 
 /// Prepares the sandbox and becomes the program in the arguments; returns only when that fails.
 pub fn enter_main(arguments: impl Iterator<Item = String>) -> ExitCode {
-    // 1. What the launcher asks for.
-    let (status, told) = match parse(arguments) {
-        Err(told) => (FAILED, told),
-        // 2. Is every restriction real?
-        Ok((run, port, program)) => match probe::all() {
-            Err(told) => (NOT_SEALED, told),
-            Ok(()) => (FAILED, become_pi(&run, port, &program).unwrap_or_else(|told| told)),
-        },
-    };
+    let Err((status, told)) = enter(arguments);
     eprintln!("pi-gateway-enter: {told}");
     ExitCode::from(status)
 }
 
-/// Gives the reason when it returns.
-fn become_pi(run: &Run, port: u16, program: &[String]) -> Result<String, String> {
-    let told = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
-    // 3. No descriptor beyond 0, 1, 2 goes on.
-    sys::close_from(3, true).map_err(|error| told("closing descriptors")(error.into()))?;
+fn enter(arguments: impl Iterator<Item = String>) -> Result<std::convert::Infallible, (u8, String)> {
+    // 1. What the launcher asks for.
+    let (run, port, program) = parse(arguments).map_err(failed("arguments"))?;
+    // 2. No descriptor beyond 0, 1, 2 goes on.
+    sys::close_at_exec().map_err(failed("closing descriptors"))?;
+    // 3. Is every restriction real?
+    probe::all().map_err(|told| (NOT_SEALED, told))?;
     // 4. The input is held open on both sides from here on: no restart of the front is an end of file.
-    let both = OpenOptions::new().read(true).write(true).open("/proc/self/fd/0").map_err(told("opening the input"))?;
-    nix::unistd::dup2_stdin(&both).map_err(|error| told("keeping the input open")(error.into()))?;
-    // 5. The provider's port, inside; its listener, outside. Ours is closed at exec.
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(told("listening inside the sandbox"))?;
-    hand_over(&listener, run).map_err(|error| format!("handing the listener to the model relay: {error}"))?;
+    let both = OpenOptions::new().read(true).write(true).open("/proc/self/fd/0");
+    let both = both.map_err(failed("opening the input for both sides"))?;
+    nix::unistd::dup2_stdin(&both).map_err(failed("keeping the input open"))?;
+    // 5. The provider's port, inside; its listener, outside.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    hand_over(&listener.map_err(failed("listening inside the sandbox"))?, &run)
+        .map_err(failed("handing the listener to the model relay"))?;
     // 6. pi.
-    Ok(format!("{}: {}", program[0], Command::new(&program[0]).args(&program[1..]).exec()))
+    let error = Command::new(&program[0]).args(&program[1..]).exec();
+    Err(failed(&program[0])(error))
 }
 
-fn parse(mut arguments: impl Iterator<Item = String>) -> Result<(Run, u16, Vec<String>), String> {
-    let usage = "usage: pi-gateway-enter --run ID --model-port PORT -- PROGRAM ARGUMENTS; only the launcher calls it";
-    let mut expect = |flag: &str| (arguments.next().as_deref() == Some(flag)).then(|| arguments.next()).flatten();
-    let run = expect("--run").ok_or(usage)?;
-    let run = Run::parse(&run).map_err(|error| format!("--run: {error}"))?;
-    let port = expect("--model-port").and_then(|port| port.parse().ok()).ok_or(usage)?;
-    let separator = arguments.next();
-    let program: Vec<String> = arguments.collect();
-    if separator.as_deref() == Some("--") && !program.is_empty() { Ok((run, port, program)) } else { Err(usage.into()) }
+fn failed<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> (u8, String) {
+    move |error| (FAILED, format!("{what}: {error}"))
 }
 
-/// Sends the listener with one message, `1 model <run>`, and waits for `ok`.
+fn parse(arguments: impl Iterator<Item = String>) -> Result<(Run, u16, Vec<String>), String> {
+    let all: Vec<String> = arguments.collect();
+    match all.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["--run", run, "--model-port", port, "--", _, ..] => {
+            let port = port.parse().map_err(|error| format!("--model-port: {error}"))?;
+            Ok((Run::parse(run)?, port, all[5..].to_vec()))
+        }
+        _ => Err("--run ID --model-port PORT -- PROGRAM ARGUMENTS is wanted; only the launcher calls it".into()),
+    }
+}
+
+/// Sends the listener with one message, `1 model <run>`, and waits for `ok`. Every step has [`RELAY_PATIENCE`].
 fn hand_over(listener: &TcpListener, run: &Run) -> Result<(), String> {
-    let told = |error: nix::errno::Errno| error.to_string();
-    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(told)?;
-    setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(RELAY_PATIENCE)).map_err(told)?;
-    let address = UnixAddr::new(RELAY).map_err(told)?;
-    connect(socket.as_raw_fd(), &address).map_err(|error| format!("{RELAY}: {error}"))?;
-    let message = format!("1 model {}", run.as_str());
-    let descriptors = [listener.as_raw_fd()];
-    let control = [ControlMessage::ScmRights(&descriptors)];
-    let parts = [IoSlice::new(message.as_bytes())];
-    sendmsg::<UnixAddr>(socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_NOSIGNAL, None).map_err(told)?;
     let mut answer = [0; 256];
-    let mut parts = [IoSliceMut::new(&mut answer)];
-    let received = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, None, MsgFlags::empty()).map_err(told)?;
-    let length = received.bytes;
+    let mut exchange = || {
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        // The time-out for sending is also that for connecting to a relay that accepts nobody.
+        setsockopt(&socket, SendTimeout, &TimeVal::seconds(RELAY_PATIENCE))?;
+        setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(RELAY_PATIENCE))?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(RELAY)?)?;
+        let message = format!("1 model {}", run.as_str());
+        let (parts, descriptors) = ([IoSlice::new(message.as_bytes())], [listener.as_raw_fd()]);
+        let control = [ControlMessage::ScmRights(&descriptors)];
+        sendmsg::<UnixAddr>(socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_NOSIGNAL, None)?;
+        recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())
+    };
+    let length = exchange().map_err(|error: Errno| format!("{RELAY}: {error}"))?;
     match &answer[..length] {
         b"ok" => Ok(()),
         other => Err(format!("refused: {}", String::from_utf8_lossy(other))),

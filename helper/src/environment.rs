@@ -7,9 +7,11 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use caps::{CapSet, Capability};
 use nix::fcntl::OFlag;
 
-use crate::systemd;
+use crate::files::roots_directory;
+use crate::systemd::Systemd;
 
 /// The oldest systemd whose properties were measured.
 const MIN_SYSTEMD: u32 = 252;
@@ -17,6 +19,8 @@ const MIN_SYSTEMD: u32 = 252;
 const MAX_FILE: u64 = 64 << 10;
 /// Where credentials belong.
 const CREDENTIALS: &str = "/etc/pi-gateway/credentials";
+/// What a value begins with that nobody has filled in.
+const PLACEHOLDERS: &str = "changeme change-me placeholder example your xxxx secret todo";
 
 /// Reads a file of root's: a regular one, in a directory of root's, with none of the `forbidden` mode bits.
 ///
@@ -25,18 +29,13 @@ const CREDENTIALS: &str = "/etc/pi-gateway/credentials";
 pub fn read_root_file(path: &Path, forbidden: u32) -> Result<String, String> {
     let (shown, parent) = (path.display(), path.parent().unwrap_or(Path::new("/")));
     let told = |error: std::io::Error| format!("{shown}: {error}");
-    let above = fs::symlink_metadata(parent).map_err(told)?;
-    if !above.is_dir() || above.uid() != 0 || above.mode() & 0o022 != 0 {
-        return Err(format!("{}: must be a directory of root that nobody else can write to", parent.display()));
-    }
+    roots_directory(parent).map_err(|error| error.to_string())?;
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(told)?;
     let found = file.metadata().map_err(told)?;
     if !found.is_file() || found.uid() != 0 || found.mode() & forbidden != 0 || found.len() > MAX_FILE {
-        let mode = 0o666 & !forbidden;
-        return Err(format!(
-            "{shown}: must be a small file of root's: `chown root {shown} && chmod {mode:04o} {shown}`"
-        ));
+        let remedy = format!("`chown root {shown} && chmod {:04o} {shown}`", 0o666 & !forbidden);
+        return Err(format!("{shown}: must be a small file of root's: {remedy}"));
     }
     let mut text = String::new();
     file.take(MAX_FILE).read_to_string(&mut text).map_err(told)?;
@@ -69,34 +68,44 @@ pub fn credential(name: &str) -> Result<(), String> {
         return Err(format!("{name}: no credential; type it into `install -D -m 0600 /dev/stdin {shown}`"));
     }
     let text = read_root_file(&path, 0o077)?;
-    let value = text.trim();
-    let placeholders = ["changeme", "change-me", "placeholder", "example", "your", "xxxx", "secret", "todo"];
-    let placeholder = placeholders.iter().any(|word| value.to_lowercase().starts_with(word));
-    if value.len() < 8 || placeholder || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!("{shown}: empty, a placeholder, or not one word of ASCII; put the real value into it"));
+    let (value, lower) = (text.trim(), text.trim().to_lowercase());
+    let placeholder = PLACEHOLDERS.split(' ').any(|word| lower.starts_with(word));
+    if value.len() >= 8 && !placeholder && value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
     }
-    Ok(())
+    Err(format!("{shown}: empty, a placeholder, or not one word of visible ASCII; put the real value there"))
 }
 
-/// What this machine lacks.
-pub fn machine() -> (u32, Vec<String>) {
+/// systemd's version, when this process has what it needs, and nothing beyond: root without all but one capability,
+/// which giving a user his directories needs.
+///
+/// # Errors
+/// What it lacks.
+pub fn machine(systemd: Systemd) -> Result<u32, String> {
     let mut lacks = Vec::new();
     if !nix::unistd::geteuid().is_root() {
         lacks.push("must be started by systemd as root: `systemctl start pi-gateway-launcher`".to_owned());
     }
-    let version = systemd::version();
-    if !version.as_ref().is_ok_and(|version| *version >= MIN_SYSTEMD) {
-        lacks.push(format!("systemd {MIN_SYSTEMD} or later is needed; found: {version:?}"));
+    // What a program that root executes is given is the bounding set.
+    let little = |set| caps::read(None, set).is_ok_and(|held| held.iter().all(|held| *held == Capability::CAP_CHOWN));
+    if ![CapSet::Bounding, CapSet::Permitted, CapSet::Ambient].into_iter().all(little) {
+        lacks.push("holds more than CAP_CHOWN: `systemctl start pi-gateway-launcher`, by its own unit".to_owned());
+    }
+    let version = systemd.version();
+    match &version {
+        Ok(MIN_SYSTEMD..) => {}
+        Ok(older) => lacks.push(format!("systemd {older}: {MIN_SYSTEMD} or later is needed")),
+        Err(error) => lacks.push(format!("systemd does not answer: {error}")),
     }
     // On the unified hierarchy one file lists the controllers; on the older ones each is a mount.
     let unified = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
-    for controller in ["memory", "pids", "cpu"] {
-        let mounted = Path::new("/sys/fs/cgroup").join(controller).is_dir();
-        if !mounted && !unified.split_whitespace().any(|known| known == controller) {
-            lacks.push(format!("the kernel has no cgroup controller `{controller}`; a sandbox could not be limited"));
+    let there = |name| unified.split_whitespace().any(|known| known == name);
+    for name in ["memory", "pids", "cpu"] {
+        if !there(name) && !Path::new("/sys/fs/cgroup").join(name).is_dir() {
+            lacks.push(format!("no cgroup controller `{name}` in the kernel; a sandbox could not be limited"));
         }
     }
-    (version.unwrap_or(0), lacks)
+    version.ok().filter(|_| lacks.is_empty()).ok_or_else(|| lacks.join("\n"))
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 //! The launcher has CAP_CHOWN and no other capability: what is another uid's cannot be changed any more. So the owner
 //! comes last, and a step that was interrupted is recognised by root still being the owner.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind::AlreadyExists, ErrorKind::NotFound, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown};
 use std::path::Path;
 
 use nix::sys::stat::Mode;
@@ -14,16 +14,33 @@ use nix::unistd::mkfifo;
 
 use crate::names::User;
 
-/// Our umask lets nobody else in; what is for others is said.
-fn chmod(file: &File, mode: u32) -> io::Result<()> {
-    file.set_permissions(Permissions::from_mode(mode))
+/// The result, unless it is the error that is expected.
+pub(crate) fn unless(expected: io::ErrorKind, result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| if error.kind() == expected { Ok(()) } else { Err(error) })
 }
 
-fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+/// Checks that a directory is root's and nobody else can write to it: then nobody can put a link into it.
+///
+/// # Errors
+/// What is wrong with it, with the remedy.
+pub fn roots_directory(path: &Path) -> io::Result<()> {
+    let shown = path.display();
+    let found = fs::symlink_metadata(path).map_err(|error| io::Error::other(format!("{shown}: {error}")))?;
+    if found.is_dir() && found.uid() == 0 && found.mode() & 0o022 == 0 {
+        return Ok(());
     }
+    let remedy = format!("`chown root {shown} && chmod go-w {shown}`");
+    Err(io::Error::other(format!("{shown}: must be root's directory, and only root may write to it: {remedy}")))
+}
+
+/// Makes a file that was not there, for root alone.
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Gives a file a mode whatever our umask is.
+fn chmod(file: &File, mode: u32) -> io::Result<()> {
+    file.set_permissions(fs::Permissions::from_mode(mode))
 }
 
 /// Makes sure that the user's directory in `parent` is there and his: mode 0700, his uid.
@@ -32,71 +49,63 @@ fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
 /// When it is something else or somebody else's.
 pub fn user_directory(parent: &Path, user: &User, uid: u32) -> io::Result<()> {
     let path = parent.join(user.as_str());
-    match DirBuilder::new().mode(0o700).create(&path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
+    // One of root's whose making was interrupted is empty. One that is not empty is not ours to give away.
+    if fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir() && found.uid() == 0) {
+        fs::remove_dir(&path)?;
     }
-    let found = fs::symlink_metadata(&path)?;
-    match (found.is_dir(), found.uid()) {
-        (true, owner) if owner == uid => Ok(()),
-        (true, 0) => chown(&path, Some(uid), Some(uid)),
+    unless(AlreadyExists, DirBuilder::new().mode(0o700).create(&path))?;
+    match fs::symlink_metadata(&path)? {
+        found if found.is_dir() && found.uid() == uid => Ok(()),
+        found if found.is_dir() && found.uid() == 0 => lchown(&path, Some(uid), Some(uid)),
         _ => Err(io::Error::other(format!("{}: not a directory of uid {uid}", path.display()))),
     }
 }
 
-/// Makes a run's input, output and error output anew in `directory`, and gives the FIFO, open on both sides: as long as
-/// it is held, opening it blocks nobody.
+/// Makes the input, output and error output of a run in `directory` anew and gives the input, a FIFO open on both sides:
+/// as long as it is held, opening it blocks nobody. What an interrupted call leaves is removed by the next.
 ///
 /// # Errors
-/// When the disk refuses; nothing is left then.
-pub fn create_run(directory: &Path, user: u32, front: (u32, u32)) -> io::Result<File> {
+/// When the disk refuses.
+pub fn make_run(directory: &Path, user: u32, (front, group): (u32, u32)) -> io::Result<File> {
     remove_run(directory)?;
-    let made = fill(directory, user, front);
-    if made.is_err() {
-        remove_run(directory)?;
-    }
-    made
-}
-
-fn fill(directory: &Path, user: u32, (front, front_group): (u32, u32)) -> io::Result<File> {
     DirBuilder::new().mode(0o700).create(directory)?;
     for name in ["out", "err"] {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(directory.join(name))?;
-        fchown(&file, Some(front), Some(front_group))?;
+        fchown(create(&directory.join(name))?, Some(front), Some(group))?;
     }
-    mkfifo(&directory.join("in"), Mode::S_IRUSR | Mode::S_IWUSR)?;
-    let fifo = OpenOptions::new().read(true).write(true).open(directory.join("in"))?;
+    let path = directory.join("in");
+    mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let fifo = OpenOptions::new().read(true).write(true).open(&path)?;
     chmod(&fifo, 0o620)?;
-    fchown(&fifo, Some(user), Some(front_group))?;
+    fchown(&fifo, Some(user), Some(group))?;
     let directory = File::open(directory)?;
     chmod(&directory, 0o750)?;
-    fchown(&directory, None, Some(front_group))?;
+    fchown(&directory, None, Some(group))?;
     Ok(fifo)
 }
 
-/// Removes them; what is not there is removed.
+/// Removes the files of a run; what is not there is removed.
 ///
 /// # Errors
 /// When the disk refuses.
 pub fn remove_run(directory: &Path) -> io::Result<()> {
     for name in ["in", "out", "err"] {
-        missing_is_fine(fs::remove_file(directory.join(name)))?;
+        unless(NotFound, fs::remove_file(directory.join(name)))?;
     }
-    missing_is_fine(fs::remove_dir(directory))
+    unless(NotFound, fs::remove_dir(directory))
 }
 
-/// Writes a file that everybody may read: whole or not at all, also after a power failure. One that says the same is
-/// left alone.
+/// Makes a file that everybody may read say `text`: a reader finds the old or the new text, whole, also after a power
+/// failure.
 ///
 /// # Errors
 /// When the disk refuses; the old text stays.
-pub fn write_readable(path: &Path, text: &str) -> io::Result<()> {
+pub fn publish(path: &Path, text: &str) -> io::Result<()> {
     if fs::read_to_string(path).is_ok_and(|known| known == text) {
         return Ok(());
     }
     let temporary = path.with_extension("new");
-    missing_is_fine(fs::remove_file(&temporary))?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    unless(NotFound, fs::remove_file(&temporary))?;
+    let mut file = create(&temporary)?;
     file.write_all(text.as_bytes())?;
     chmod(&file, 0o644)?;
     file.sync_all()?;
@@ -113,9 +122,9 @@ mod tests {
     fn the_files_of_a_run_have_the_owners_and_modes_that_keep_user_and_front_apart() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(fs::symlink_metadata(dir.path()).unwrap().uid(), 0, "run this test as root: it changes owners");
-        let path = dir.path().join("01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d");
+        let path = dir.path().join("run");
         for _ in 0..2 {
-            create_run(&path, 1_879_048_193, (990, 991)).unwrap();
+            make_run(&path, 1_879_048_193, (990, 991)).unwrap();
             let seen = |name: &str| {
                 let meta = fs::symlink_metadata(path.join(name)).unwrap();
                 (meta.uid(), meta.gid(), meta.mode() & 0o7777, meta.file_type().is_fifo())
@@ -139,5 +148,12 @@ mod tests {
         assert!(user_directory(dir.path(), &user, 1_879_048_194).is_err());
         std::os::unix::fs::symlink("/etc", dir.path().join("bob")).unwrap();
         assert!(user_directory(dir.path(), &User::parse("bob").unwrap(), 0).is_err());
+        // Interrupted between making and giving; and one that root has filled.
+        let carol = User::parse("carol").unwrap();
+        fs::create_dir(dir.path().join("carol")).unwrap();
+        user_directory(dir.path(), &carol, 1_879_048_195).unwrap();
+        assert_eq!(fs::symlink_metadata(dir.path().join("carol")).unwrap().uid(), 1_879_048_195);
+        fs::create_dir_all(dir.path().join("dave/backup")).unwrap();
+        assert!(user_directory(dir.path(), &User::parse("dave").unwrap(), 1_879_048_196).is_err());
     }
 }

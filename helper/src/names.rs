@@ -4,8 +4,6 @@
 //! nothing is repaired. A name can be part of a path, a unit's name or an argument as it is: it holds none of `/ $ % : \`,
 //! no white space, no leading dash and no `..`.
 
-use std::fmt;
-
 use bincode::de::Decoder;
 use bincode::error::DecodeError;
 use bincode::{Decode, Encode, impl_borrow_decode};
@@ -14,21 +12,6 @@ use bincode::{Decode, Encode, impl_borrow_decode};
 pub const MAX_USER: usize = 40;
 /// Length of a run's id: a UUID in its canonical text.
 pub const RUN_LENGTH: usize = 36;
-
-/// Why a text is no name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NameError {
-    /// Offset of the first byte that does not fit; the length when the text ends too soon.
-    pub position: usize,
-    /// What is wanted there.
-    pub wanted: &'static str,
-}
-
-impl fmt::Display for NameError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "at byte {}: {}", self.position, self.wanted)
-    }
-}
 
 /// A user: Gitea's rules for names, lower case only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Encode)]
@@ -42,26 +25,20 @@ impl User {
     /// Takes a name of 1 to 40 of `a-z 0-9 - _ .`, first and last a letter or digit, no two separators in a row.
     ///
     /// # Errors
-    /// The first byte that breaks a rule.
-    pub fn parse(text: &str) -> Result<Self, NameError> {
-        let bad = |position, wanted| Err(NameError { position, wanted });
+    /// The offset of the first byte that breaks a rule; the length, when the text ends too soon.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wanted = "a-z or 0-9, or one of - _ . between two of them; at most 40 bytes";
         let mut separator = true;
-        for (position, byte) in text.bytes().enumerate() {
-            if position == MAX_USER {
-                return bad(position, "the end: a user name has at most 40 bytes");
-            }
-            match byte {
-                b'a'..=b'z' | b'0'..=b'9' => separator = false,
-                b'-' | b'_' | b'.' if !separator => separator = true,
-                _ => return bad(position, "a-z or 0-9, or one of - _ . between two of them"),
-            }
+        let mut fits = |position, byte| {
+            let follows = !separator;
+            separator = matches!(byte, b'-' | b'_' | b'.');
+            position < MAX_USER && (matches!(byte, b'a'..=b'z' | b'0'..=b'9') || (separator && follows))
+        };
+        let bad = text.bytes().enumerate().find(|&(position, byte)| !fits(position, byte));
+        match bad {
+            None if !separator => Ok(User(text.to_owned())),
+            _ => Err(format!("at byte {}: {wanted}", bad.map_or(text.len(), |(position, _)| position))),
         }
-        if separator { bad(text.len(), "a-z or 0-9 at the end") } else { Ok(User(text.to_owned())) }
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
     }
 }
 
@@ -69,43 +46,42 @@ impl Run {
     /// Takes the canonical lower-case text of a UUIDv7.
     ///
     /// # Errors
-    /// The first byte that does not fit.
-    pub fn parse(text: &str) -> Result<Self, NameError> {
-        let fits = |&(position, byte): &(usize, u8)| match position {
+    /// The offset of the first byte that does not fit; the length, when the text ends too soon.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wanted = "the 36 bytes of a UUIDv7 in lower case";
+        let fits = |position, byte| match position {
             8 | 13 | 18 | 23 => byte == b'-',
             14 => byte == b'7',
-            19 => b"89ab".contains(&byte),
-            0..RUN_LENGTH => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
-            _ => false,
+            19 => matches!(byte, b'8' | b'9' | b'a' | b'b'),
+            _ => position < RUN_LENGTH && matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
         };
-        match text.bytes().enumerate().find(|at| !fits(at)) {
+        let bad = text.bytes().enumerate().position(|(position, byte)| !fits(position, byte));
+        match bad {
             None if text.len() == RUN_LENGTH => Ok(Run(text.to_owned())),
-            found => {
-                let position = found.map_or(text.len(), |(position, _)| position);
-                Err(NameError { position, wanted: "a UUIDv7 in its canonical lower-case text" })
-            }
+            _ => Err(format!("at byte {}: {wanted}", bad.unwrap_or(text.len()))),
         }
-    }
-
-    /// The id.
-    pub fn as_str(&self) -> &str {
-        &self.0
     }
 }
 
-/// Off the wire a name is checked like any other.
-macro_rules! decode_checked {
+macro_rules! checked_when_read {
     ($name:ident) => {
+        impl $name {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
         impl<C> Decode<C> for $name {
             fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
-                $name::parse(&String::decode(decoder)?).map_err(|error| DecodeError::OtherString(error.to_string()))
+                let refused = |error| DecodeError::OtherString(format!("{} {error}", stringify!($name)));
+                $name::parse(&String::decode(decoder)?).map_err(refused)
             }
         }
         impl_borrow_decode!($name);
     };
 }
-decode_checked!(User);
-decode_checked!(Run);
+checked_when_read!(User);
+checked_when_read!(Run);
 
 #[cfg(test)]
 mod tests {
@@ -142,14 +118,14 @@ mod tests {
             ("é", 0),
             ("a\0", 1),
         ] {
-            assert_eq!(User::parse(bad).unwrap_err().position, position, "{bad:?}");
+            assert!(User::parse(bad).unwrap_err().starts_with(&format!("at byte {position}: ")), "{bad:?}");
         }
-        assert_eq!(User::parse(&"a".repeat(41)).unwrap_err().position, 40);
+        assert!(User::parse(&"a".repeat(41)).unwrap_err().starts_with("at byte 40: "));
         let upper = RUN.to_uppercase();
         for (bad, position) in
             [("", 0), (&RUN[..35], 35), (upper.as_str(), 2), ("../../../../../../../../../etc/passwd", 0)]
         {
-            assert_eq!(Run::parse(bad).unwrap_err().position, position, "{bad:?}");
+            assert!(Run::parse(bad).unwrap_err().starts_with(&format!("at byte {position}: ")), "{bad:?}");
         }
         assert!(Run::parse(&format!("{RUN}0")).is_err());
         assert!(Run::parse(&RUN.replace("-7", "-4")).is_err());

@@ -17,9 +17,11 @@ const SOCKETS: &str = "/run/systemd/private /run/systemd/notify /run/systemd/jou
     /run/systemd/journal/stdout /run/systemd/journal/dev-log /run/systemd/resolve/io.systemd.Resolve \
     /run/systemd/userdb /run/dbus /run/nscd /dev/log";
 
-fn check(holds: bool, property: &str, seen: impl std::fmt::Display) -> Result<(), String> {
-    let told = || format!("{property} is not enforced on this system ({seen}); the agent is not started");
-    if holds { Ok(()) } else { Err(told()) }
+fn check(holds: bool, property: &str, seen: &str) -> Result<(), String> {
+    if holds {
+        return Ok(());
+    }
+    Err(format!("{property} is not enforced on this system ({seen}); the agent is not started"))
 }
 
 /// All of it.
@@ -27,21 +29,16 @@ fn check(holds: bool, property: &str, seen: impl std::fmt::Display) -> Result<()
 /// # Errors
 /// The first restriction that is not enforced, by the name of systemd's property.
 pub fn all() -> Result<(), String> {
-    status()?;
-    listings()?;
+    process()?;
+    files()?;
     let devices = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
     let only_lo = devices.lines().skip(2).all(|line| line.trim_start().starts_with("lo:"));
     check(only_lo && !devices.is_empty(), "PrivateNetwork=yes", "an interface beside lo")?;
-    for path in ["/", "/usr", "/etc", "/trusted", "/run"] {
-        let read_only = statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
-        check(read_only, "ProtectSystem=strict", format!("{path} is writable"))?;
-    }
-    check(unshare(CloneFlags::CLONE_NEWUSER) == Err(Errno::EPERM), "RestrictNamespaces=yes", "unshare works")?;
     let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, None);
     check(netlink.is_err(), "RestrictAddressFamilies=", "a netlink socket can be made")
 }
 
-fn status() -> Result<(), String> {
+fn process() -> Result<(), String> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let value = |name: &str| {
         status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map_or("absent", str::trim)
@@ -49,29 +46,37 @@ fn status() -> Result<(), String> {
     check(value("NoNewPrivs") == "1", "NoNewPrivileges=yes", value("NoNewPrivs"))?;
     check(value("Seccomp") == "2", "SystemCallFilter=", value("Seccomp"))?;
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        check(value(set).bytes().all(|byte| byte == b'0'), "CapabilityBoundingSet=", format!("{set} {}", value(set)))?;
+        check(value(set).bytes().all(|byte| byte == b'0'), "CapabilityBoundingSet=", value(set))?;
     }
-    let root = value("Uid").split_whitespace().any(|uid| uid == "0");
-    check(!root, "User=", "the agent would be root")
+    check(!value("Uid").split_whitespace().any(|uid| uid == "0"), "User=", "the agent would be root")?;
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or("4294967295".to_owned());
+    check(!map.contains("4294967295"), "PrivateUsers=yes", "every uid of the host exists")?;
+    let denied = unshare(CloneFlags::CLONE_NEWUSER) == Err(Errno::EPERM);
+    check(denied, "RestrictNamespaces=yes", "unshare works")?;
+    // With PrivatePIDs= process 1 is this one.
+    let alone = std::process::id() == 1 || fs::symlink_metadata("/proc/1").is_err();
+    check(alone, "ProtectProc=invisible", "process 1 is visible")?;
+    check(fs::symlink_metadata("/proc/sys").is_err(), "ProcSubset=pid", "/proc/sys is there")
 }
 
-fn listings() -> Result<(), String> {
-    for (path, known) in [("/", ROOT), ("/run", RUN)] {
-        for entry in fs::read_dir(path).map_err(|error| format!("{path}: {error}"))?.flatten() {
-            let name = entry.file_name();
-            let expected = name.to_str().is_some_and(|name| known.split(' ').any(|known| known == name));
-            check(expected, "RootDirectory=", format!("{path} holds {}", name.to_string_lossy()))?;
+fn files() -> Result<(), String> {
+    for (path, known) in [("/", ROOT), ("/run", RUN), ("/sys", "")] {
+        let entries = fs::read_dir(path);
+        // Only /sys may be closed altogether.
+        check(entries.is_ok() || path == "/sys", "RootDirectory=", &format!("{path} cannot be listed"))?;
+        for entry in entries.into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let expected = known.split(' ').any(|known| known == name);
+            check(expected, "RootDirectory= or InaccessiblePaths=", &format!("{path} holds {name}"))?;
         }
     }
     for socket in SOCKETS.split_whitespace() {
         // Followed: /dev/log is a link that leads nowhere here.
-        let gone = fs::metadata(socket).is_err();
-        check(gone, "TemporaryFileSystem=/run or BindLogSockets=no", format!("{socket} is there"))?;
+        check(fs::metadata(socket).is_err(), "TemporaryFileSystem=/run or BindLogSockets=no", socket)?;
     }
-    let sys = fs::read_dir("/sys").map_or(0, Iterator::count);
-    check(sys == 0, "InaccessiblePaths=/sys", format!("{sys} entries"))?;
-    // With PrivatePIDs= process 1 is this one.
-    let first = fs::symlink_metadata("/proc/1").is_ok() && std::process::id() != 1;
-    check(!first, "ProtectProc=invisible", "process 1 is visible")?;
-    check(fs::symlink_metadata("/proc/sys").is_err(), "ProcSubset=pid", "/proc/sys is there")
+    for path in ["/", "/usr", "/etc", "/trusted", "/run"] {
+        let read_only = statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
+        check(read_only, "ProtectSystem=strict", &format!("{path} is writable"))?;
+    }
+    Ok(())
 }

@@ -3,10 +3,10 @@
 //! A relay that is up is left alone: it carries other people's streams. It is restarted, with its descriptor store kept,
 //! only when its configuration or its credential is newer than its program.
 
-use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::{fs, io};
 
-use crate::systemd;
+use crate::systemd::Systemd;
 use crate::units::{MODEL_RELAY, relay_arguments};
 use crate::wire::Activity;
 
@@ -17,17 +17,17 @@ const INPUTS: [&str; 2] = ["/run/pi-gateway/config/relay-model.env", "/etc/pi-ga
 ///
 /// # Errors
 /// When systemd does not bring it up.
-pub fn ensure_model_relay() -> Result<(), String> {
+pub fn ensure_model_relay(systemd: Systemd) -> io::Result<()> {
     // The change time, because a copied file may bring an old modification time along.
     let changed = |path| fs::metadata(path).map_or(0, |found| u64::try_from(found.ctime()).unwrap_or(0));
     let newest = INPUTS.into_iter().map(changed).max().unwrap_or(0);
-    let (state, started) = systemd::show(MODEL_RELAY)?;
+    let (state, started) = systemd.show(MODEL_RELAY)?;
+    if state.activity == Activity::Failed {
+        systemd.manage("reset-failed", MODEL_RELAY)?;
+    }
     match state.activity {
         Activity::Active | Activity::Activating if newest <= started => Ok(()),
-        Activity::Active | Activity::Activating | Activity::Deactivating => systemd::restart(MODEL_RELAY),
-        Activity::Inactive | Activity::Failed => {
-            systemd::reset_failed(MODEL_RELAY)?;
-            systemd::run(&relay_arguments())
-        }
+        Activity::Inactive | Activity::Failed => systemd.run(&relay_arguments()),
+        _ => systemd.manage("restart", MODEL_RELAY),
     }
 }

@@ -1,78 +1,96 @@
 //! systemd, by its own programs: `systemd-run` and `systemctl`, with absolute paths, no environment and a deadline.
 //!
 //! No `--collect` (a collected failure reads as success), no `--wait`, no RemainAfterExit: a failed unit stays until it
-//! is forgotten, so the launcher needs no state of its own. What fails is a sentence that the caller
-//! logs or shows.
+//! is forgotten, so the launcher needs no state of its own. What fails is an error with the program, its verb and what it said.
 
-use std::ffi::OsStr;
-use std::fs;
-use std::process::{Command, Output, Stdio};
+use std::io;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::names::Run;
+use crate::units::{AGENT_PREFIX, RUN_DESCRIPTION};
 use crate::wire::{Activity, Outcome, UnitState};
 
-/// Ends a program that takes longer than 9 s; a request has 10.
-const TIMEOUT: [&str; 3] = ["/usr/bin/timeout", "--kill-after=0.5", "9"];
+/// systemd, to be asked until a point in time.
+#[derive(Debug, Clone, Copy)]
+pub struct Systemd(Instant);
 
-fn ask(program: &str, arguments: &[impl AsRef<OsStr>]) -> Result<Output, String> {
-    let mut command = Command::new(TIMEOUT[0]);
-    command.args(&TIMEOUT[1..]).arg(program).args(arguments).env_clear().env("LC_ALL", "C").stdin(Stdio::null());
-    command.output().map_err(|error| format!("{program}: {error}"))
-}
-
-fn systemctl(arguments: &[&str]) -> Result<Output, String> {
-    ask("/usr/bin/systemctl", arguments)
-}
-
-fn succeed(output: &Output, what: &str) -> Result<(), String> {
-    if output.status.success() {
-        return Ok(());
+impl Systemd {
+    /// Everything that is asked is answered or given up within `patience`.
+    pub fn within(patience: Duration) -> Self {
+        Systemd(Instant::now() + patience)
     }
-    let told = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{what}: {} ({})", told.lines().next().unwrap_or("no reason given"), output.status))
-}
 
-/// Starts a transient unit; returns when its program runs.
-///
-/// # Errors
-/// When it does not come to run; [`show`] then tells at which step.
-pub fn run(arguments: &[String]) -> Result<(), String> {
-    succeed(&ask("/usr/bin/systemd-run", arguments)?, "systemd-run")
-}
+    fn ask(&self, program: &str, arguments: &[&str]) -> io::Result<String> {
+        // A limit of 0 would be none.
+        let left = self.0.saturating_duration_since(Instant::now());
+        let limit = left.max(Duration::from_millis(10)).as_secs_f32().to_string();
+        let mut command = Command::new("/usr/bin/timeout");
+        command.args(["--signal=KILL", &limit, program]).args(arguments);
+        command.env_clear().env("LC_ALL", "C").stdin(Stdio::null());
+        let output = command.output()?;
+        let verb = arguments.first().unwrap_or(&"");
+        // What a unit that has ended well is to systemctl: not loaded (5). To stop it is no mistake.
+        if output.status.success() || (output.status.code() == Some(5) && *verb == "stop") {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let told = String::from_utf8_lossy(&output.stderr);
+        let told = told.lines().next().unwrap_or("no reason given, or not in time");
+        Err(io::Error::other(format!("{program} {verb}: {told} ({})", output.status)))
+    }
 
-/// Stops a unit to its last process; one that is not there is stopped.
-///
-/// # Errors
-/// When it is not gone in time.
-pub fn stop(unit: &str) -> Result<(), String> {
-    let output = systemctl(&["--no-ask-password", "stop", "--", unit])?;
-    // "not loaded" (5) is what a unit that has ended well is.
-    if output.status.code() == Some(5) { Ok(()) } else { succeed(&output, "systemctl stop") }
-}
+    fn systemctl(&self, arguments: &[&str]) -> io::Result<String> {
+        self.ask("/usr/bin/systemctl", arguments)
+    }
 
-/// Restarts a unit; its descriptor store is kept.
-///
-/// # Errors
-/// When it does not come up again.
-pub fn restart(unit: &str) -> Result<(), String> {
-    succeed(&systemctl(&["--no-ask-password", "restart", "--", unit])?, "systemctl restart")
-}
+    /// Starts a transient unit; returns when its program runs.
+    ///
+    /// # Errors
+    /// When it does not come to run; [`Systemd::show`] then tells at which step.
+    pub fn run(&self, arguments: &[String]) -> io::Result<()> {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.ask("/usr/bin/systemd-run", &arguments).map(drop)
+    }
 
-/// Forgets that a unit has failed.
-pub fn reset_failed(unit: &str) -> Result<(), String> {
-    // Fails for a unit that is not there, which is what is wanted.
-    systemctl(&["--no-ask-password", "reset-failed", "--", unit]).map(drop)
-}
+    /// Does to a unit what systemctl calls `verb`: `stop`, to its last process; `restart`, keeping its descriptor store;
+    /// `reset-failed`, when it has failed. To stop one that is not there is no mistake.
+    ///
+    /// # Errors
+    /// When it is not done in time.
+    pub fn manage(&self, verb: &str, unit: &str) -> io::Result<()> {
+        self.systemctl(&[verb, "--no-ask-password", "--", unit]).map(drop)
+    }
 
-/// What a unit does, and the second since the epoch in which its program was started.
-///
-/// # Errors
-/// When systemd does not answer.
-pub fn show(unit: &str) -> Result<(UnitState, u64), String> {
-    let properties = "ActiveState,Result,ExecMainStatus,Description,User,ExecMainStartTimestamp";
-    let output = systemctl(&["show", "--timestamp=unix", "--property", properties, "--", unit])?;
-    succeed(&output, "systemctl show")?;
-    Ok(parse_show(&String::from_utf8_lossy(&output.stdout)))
+    /// What a unit does, and the second since the epoch in which its program was started.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub fn show(&self, unit: &str) -> io::Result<(UnitState, u64)> {
+        let properties = "ActiveState,Result,ExecMainStatus,Description,User,ExecMainStartTimestamp";
+        let text = self.systemctl(&["show", "--timestamp=unix", "--property", properties, "--", unit])?;
+        Ok(parse_show(&text))
+    }
+
+    /// How many agents are up or about to be.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub fn agents(&self) -> io::Result<u64> {
+        let states = "--state=active,activating,deactivating,reloading";
+        let pattern = format!("{}*.service", AGENT_PREFIX);
+        let list = ["list-units", "--plain", "--no-legend", "--full", states, "--", &pattern];
+        Ok(self.systemctl(&list)?.lines().count() as u64)
+    }
+
+    /// systemd's version, such as 252.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn version(&self) -> io::Result<u32> {
+        let version = self.systemctl(&["--version"])?;
+        let number = version.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+        number.ok_or_else(|| io::Error::other("systemctl --version: no version in its answer"))
+    }
 }
 
 fn parse_show(text: &str) -> (UnitState, u64) {
@@ -95,30 +113,11 @@ fn parse_show(text: &str) -> (UnitState, u64) {
             _ => Outcome::Other,
         },
         status: value("ExecMainStatus").parse().unwrap_or(0),
-        run: value("Description").strip_prefix(crate::units::RUN_DESCRIPTION).and_then(|run| Run::parse(run).ok()),
+        run: value("Description").strip_prefix(RUN_DESCRIPTION).and_then(|run| Run::parse(run).ok()),
         uid: value("User").parse().ok(),
     };
     let started = value("ExecMainStartTimestamp").trim_start_matches('@').parse().unwrap_or(0);
     (state, started)
-}
-
-/// How many agents have a cgroup: those that are up, or about to be or to end. On a hybrid machine the unified hierarchy
-/// is a directory of its own.
-pub fn agents() -> usize {
-    let slices = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(|root| format!("{root}/pi.slice/pi-gateway.slice"));
-    let entries = slices.iter().filter_map(|slice| fs::read_dir(slice).ok()).flatten().flatten();
-    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(crate::units::AGENT_PREFIX)).count()
-}
-
-/// systemd's version, such as 252.
-///
-/// # Errors
-/// When it does not say.
-pub fn version() -> Result<u32, String> {
-    let output = systemctl(&["--version"])?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let version = text.split_whitespace().nth(1).and_then(|word| word.parse().ok());
-    version.ok_or_else(|| "systemctl --version: no version in its answer".to_owned())
 }
 
 #[cfg(test)]

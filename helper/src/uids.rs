@@ -3,13 +3,13 @@
 //! A user gets the next uid of the range when his first run starts and keeps it for ever. The registry is checked against
 //! the owners of the directories at each start: a lost or foreign one would mix users, so a mismatch stops the start.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::files::write_readable;
+use crate::files::{self, roots_directory};
 use crate::names::User;
 
 /// The uid before the first user's.
@@ -19,38 +19,42 @@ pub const RANGE: u32 = 65_535;
 
 /// The registry: one line a user, `<uid> <name>`, uids rising by one.
 pub struct Registry {
-    path: PathBuf,
+    file: File,
     users: Mutex<Vec<User>>,
 }
 
+/// Where it is.
+pub const REGISTRY: &str = "/var/lib/pi-gateway/uids";
+/// What puts a mismatch right.
+const RESTORE: &str = "restore /var/lib/pi-gateway from one backup, with numeric owners";
+
 impl Registry {
-    /// Reads the registry at `path`; an absent one is empty.
+    /// Reads the registry at `path`; one that is absent is made, empty.
     ///
     /// # Errors
     /// When it cannot be read or a line is not what was written. A torn last line, without its line feed, was never
     /// acted on and is cut off.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let text = match fs::read_to_string(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            other => other?,
-        };
+        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(path)?;
+        File::open(path.parent().unwrap_or(path))?.sync_all()?;
+        let (mut text, mut users) = (String::new(), Vec::new());
+        file.read_to_string(&mut text)?;
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        let mut users = Vec::new();
         for line in text[..whole].lines() {
             let (uid, name) = line.split_once(' ').unwrap_or_default();
-            match User::parse(name) {
-                Ok(user) if uid == uid_of(users.len()).to_string() && !users.contains(&user) => users.push(user),
-                _ => {
-                    let (path, line) = (path.display(), users.len() + 1);
-                    let told = format!("{path}: line {line} is not what was written; restore it from a backup");
-                    return Err(io::Error::other(told));
-                }
-            }
+            let user = User::parse(name).ok().filter(|user| !users.contains(user));
+            let Some(user) = user.filter(|_| uid == uid_of(users.len()).to_string()) else {
+                let told = format!("line {} is not what was written; {RESTORE}", users.len() + 1);
+                return Err(io::Error::other(told));
+            };
+            users.push(user);
         }
-        if whole < text.len() {
-            OpenOptions::new().write(true).open(path)?.set_len(whole as u64)?;
-        }
-        Ok(Registry { path: path.to_owned(), users: Mutex::new(users) })
+        file.set_len(whole as u64)?;
+        Ok(Registry { file, users: Mutex::new(users) })
+    }
+
+    fn users(&self) -> MutexGuard<'_, Vec<User>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Compares the registry with the owners of the directories in `parent`, one a user.
@@ -58,7 +62,8 @@ impl Registry {
     /// # Errors
     /// The first directory that belongs to nobody here or to another uid.
     pub fn check(&self, parent: &Path) -> io::Result<()> {
-        let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        roots_directory(parent)?;
+        let users = self.users();
         for entry in fs::read_dir(parent)? {
             let path = entry?.path();
             let owner = fs::symlink_metadata(&path)?.uid();
@@ -66,12 +71,10 @@ impl Registry {
             let known = users.iter().position(|user| user.as_str() == name).map(uid_of);
             // A directory of root is one whose making was interrupted: it is made again before use.
             if known != Some(owner) && !(owner == 0 && known.is_some()) {
-                let wanted = known.map_or("nobody".to_owned(), |uid| format!("uid {uid}"));
-                let (path, registry) = (path.display(), self.path.display());
-                return Err(io::Error::other(format!(
-                    "{path} belongs to uid {owner}, by {registry} to {wanted}; restore both from the same backup, with \
-                     numeric owners"
-                )));
+                let wanted = known.map_or("no user of the registry".to_owned(), |uid| format!("uid {uid}"));
+                let path = path.display();
+                let told = format!("{path} belongs to uid {owner}, by {REGISTRY} to {wanted}; {RESTORE}");
+                return Err(io::Error::other(told));
             }
         }
         Ok(())
@@ -82,7 +85,7 @@ impl Registry {
     /// # Errors
     /// When the range is used up or the disk refuses.
     pub fn assign(&self, user: &User) -> io::Result<u32> {
-        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut users = self.users();
         if let Some(index) = users.iter().position(|known| known == user) {
             return Ok(uid_of(index));
         }
@@ -90,11 +93,10 @@ impl Registry {
             return Err(io::Error::other(format!("all {RANGE} uids are assigned")));
         }
         let uid = uid_of(users.len());
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o644).open(&self.path)?;
-        let before = file.metadata()?.len();
-        let written = file.write_all(format!("{uid} {}\n", user.as_str()).as_bytes()).and_then(|()| file.sync_all());
-        if let Err(error) = written {
-            file.set_len(before)?;
+        let before = self.file.metadata()?.len();
+        let written = (&self.file).write_all(format!("{uid} {}\n", user.as_str()).as_bytes());
+        if let Err(error) = written.and_then(|()| self.file.sync_all()) {
+            self.file.set_len(before)?;
             return Err(error);
         }
         users.push(user.clone());
@@ -107,31 +109,22 @@ fn uid_of(index: usize) -> u32 {
 }
 
 /// Tells the system that the uid has a name (`pg<n>`): systemd refuses a numeric user without one. The files in
-/// `userdb` are gone after a reboot, so this is done at each start of an agent.
+/// `userdb` are gone after a reboot, so this is done at each start of an agent. `sandbox` gets what the sandbox sees:
+/// itself and nobody.
 ///
 /// # Errors
 /// When the files cannot be written.
 pub fn publish(userdb: &Path, sandbox: &Path, uid: u32) -> io::Result<()> {
-    let name = format!("pg{}", uid - BASE);
-    let user = format!(
-        "{{\"userName\":\"{name}\",\"uid\":{uid},\"gid\":{uid},\"disposition\":\"container\",\"homeDirectory\":\"/\",\
-         \"shell\":\"/usr/sbin/nologin\",\"locked\":true}}\n"
-    );
-    let group = format!("{{\"groupName\":\"{name}\",\"gid\":{uid},\"disposition\":\"container\"}}\n");
-    // What the sandbox sees: itself and nobody.
+    let (name, number) = (format!("pg{}", uid - BASE), uid.to_string());
+    let fill = |template: &str| template.replace("{NAME}", &name).replace("{UID}", &number);
     fs::create_dir_all(sandbox)?;
-    let passwd = format!(
-        "{name}:x:{uid}:{uid}::/workspace:/bin/bash\nroot:x:0:0::/:/usr/sbin/nologin\n\
-         nobody:x:65534:65534::/:/usr/sbin/nologin\n"
-    );
-    write_readable(&sandbox.join("passwd"), &passwd)?;
-    write_readable(&sandbox.join("group"), &format!("{name}:x:{uid}:\nroot:x:0:\nnogroup:x:65534:\n"))?;
-    for (kind, record) in [("user", user), ("group", group)] {
-        write_readable(&userdb.join(format!("{name}.{kind}")), &record)?;
-        match symlink(format!("{name}.{kind}"), userdb.join(format!("{uid}.{kind}"))) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+    files::publish(&sandbox.join("passwd"), &fill(include_str!("../units/passwd")))?;
+    files::publish(&sandbox.join("group"), &fill(include_str!("../units/group")))?;
+    let records = [("user", include_str!("../units/userdb.user")), ("group", include_str!("../units/userdb.group"))];
+    for (kind, record) in records {
+        files::publish(&userdb.join(format!("{name}.{kind}")), &fill(record))?;
+        let linked = symlink(format!("{name}.{kind}"), userdb.join(format!("{uid}.{kind}")));
+        files::unless(io::ErrorKind::AlreadyExists, linked)?;
     }
     Ok(())
 }

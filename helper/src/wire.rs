@@ -2,7 +2,7 @@
 //!
 //! A frame is a little-endian u32 with the length of the rest, one byte with the version, and a bincode value. The length
 //! is checked before anything is allocated; a value must fill its frame; the names in it check themselves. Whatever does
-//! not fit is a [`WireError`], which ends the connection. docs/protocol.md describes every message; a test compares.
+//! not fit is an error, which ends the connection. docs/protocol.md describes every message; a test compares.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -112,7 +112,7 @@ pub enum Refusal {
     StartFailed(i32),
     /// The launcher starts and stops this unit itself, nobody else.
     NotYours,
-    /// A step of the launcher's own failed; its log has the cause.
+    /// A step of the launcher's own failed, and nothing was done; its log has the cause.
     Failed(Step),
 }
 
@@ -128,72 +128,50 @@ pub enum Step {
     WaitForTurn,
 }
 
-/// Why bytes are no message.
-#[derive(Debug)]
-pub enum WireError {
-    /// The peer is gone or too slow.
-    Io(io::Error),
-    /// What came is not one frame of this version with exactly one message in it.
-    NotAMessage(String),
-}
-
-impl fmt::Display for WireError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
-    }
-}
-
-fn not_a_message(what: impl fmt::Display) -> WireError {
-    WireError::NotAMessage(format!("{what} (version {VERSION}, 1 to {MAX_FRAME} bytes)"))
-}
-
 const fn config() -> Configuration<LittleEndian, Fixint, Limit<MAX_FRAME>> {
     bincode::config::standard().with_fixed_int_encoding().with_limit::<MAX_FRAME>()
+}
+
+fn not_one(what: impl fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("no message of version {VERSION}: {what}"))
+}
+
+fn checked(length: usize) -> io::Result<usize> {
+    if (1..=MAX_FRAME).contains(&length) { Ok(length) } else { Err(not_one(format!("{length} bytes"))) }
 }
 
 /// The whole frame of a message.
 ///
 /// # Errors
 /// When the message is too long for a frame.
-pub fn encode<T: Encode>(message: &T) -> Result<Vec<u8>, WireError> {
-    let mut frame = vec![0, 0, 0, 0, VERSION];
-    frame.extend(bincode::encode_to_vec(message, config()).map_err(not_a_message)?);
-    let length = u32::try_from(frame.len() - 4).ok().filter(|length| *length <= MAX_FRAME as u32);
-    let length = length.ok_or_else(|| not_a_message("too long"))?;
-    frame[..4].copy_from_slice(&length.to_le_bytes());
-    Ok(frame)
+pub fn encode<T: Encode>(message: &T) -> io::Result<Vec<u8>> {
+    let body = bincode::encode_to_vec(message, config()).map_err(not_one)?;
+    let length = u32::try_from(checked(body.len() + 1)?).map_err(not_one)?;
+    Ok([&length.to_le_bytes(), [VERSION].as_slice(), &body].concat())
 }
 
 /// The message in a frame's bytes behind its length.
 ///
 /// # Errors
 /// When the version is another, or the rest is not exactly one message.
-pub fn decode<T: Decode<()>>(payload: &[u8]) -> Result<T, WireError> {
-    let (version, value) = payload.split_first().ok_or_else(|| not_a_message("no version"))?;
-    if *version != VERSION {
-        return Err(not_a_message(format!("version {version}")));
+pub fn decode<T: Decode<()>>(payload: &[u8]) -> io::Result<T> {
+    let body = payload.strip_prefix(&[VERSION]).ok_or_else(|| not_one("another version"))?;
+    match bincode::decode_from_slice(body, config()).map_err(not_one)? {
+        (message, used) if used == body.len() => Ok(message),
+        _ => Err(not_one("bytes behind it")),
     }
-    let (message, used) = bincode::decode_from_slice(value, config()).map_err(not_a_message)?;
-    if used == value.len() { Ok(message) } else { Err(not_a_message("bytes behind the message")) }
 }
 
-/// Reads one message; None when the peer has closed the connection between two frames.
+/// Reads one message.
 ///
 /// # Errors
-/// See [`WireError`].
-pub fn read<T: Decode<()>>(mut from: impl Read) -> Result<Option<T>, WireError> {
+/// When the bytes do not come, or are no message.
+pub fn read<T: Decode<()>>(mut from: impl Read) -> io::Result<T> {
     let mut length = [0; 4];
-    if from.read(&mut length[..1]).map_err(WireError::Io)? == 0 {
-        return Ok(None);
-    }
-    from.read_exact(&mut length[1..]).map_err(WireError::Io)?;
-    let length = u32::from_le_bytes(length) as usize;
-    if !(1..=MAX_FRAME).contains(&length) {
-        return Err(not_a_message(format!("{length} bytes")));
-    }
-    let mut payload = vec![0; length];
-    from.read_exact(&mut payload).map_err(WireError::Io)?;
-    decode(&payload).map(Some)
+    from.read_exact(&mut length)?;
+    let mut payload = vec![0; checked(u32::from_le_bytes(length) as usize)?];
+    from.read_exact(&mut payload)?;
+    decode(&payload)
 }
 
 #[cfg(test)]
@@ -215,30 +193,35 @@ mod tests {
         golden.extend(b"01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d");
         golden[0] = u8::try_from(golden.len() - 4).unwrap();
         assert_eq!(encode(&start()).unwrap(), golden);
-        assert_eq!(read::<Request>(golden.as_slice()).unwrap(), Some(start()));
+        assert_eq!(read::<Request>(golden.as_slice()).unwrap(), start());
     }
 
     #[test]
     fn what_is_not_exactly_a_message_is_refused() {
+        let told = |result: io::Result<Request>| {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            error.to_string()
+        };
         let frame = encode(&start()).unwrap();
-        assert!(read::<Request>(&[][..]).unwrap().is_none());
-        for cut in 1..frame.len() {
-            assert!(matches!(read::<Request>(&frame[..cut]), Err(WireError::Io(_))), "cut at {cut}");
+        for cut in 0..frame.len() {
+            let error = read::<Request>(&frame[..cut]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "cut at {cut}");
         }
-        assert!(matches!(read::<Request>(&[0, 0, 0, 0][..]), Err(WireError::NotAMessage(_))));
-        assert!(matches!(read::<Request>(&[255, 255, 255, 255][..]), Err(WireError::NotAMessage(_))));
+        assert!(told(read(&[0, 0, 0, 0][..])).contains(": 0 bytes"));
+        assert!(told(read(&[255, 255, 255, 255][..])).contains(": 4294967295 bytes"));
         let mut other = frame.clone();
         other[4] = 2;
-        assert!(matches!(read::<Request>(other.as_slice()), Err(WireError::NotAMessage(_))));
+        assert!(told(read(other.as_slice())).contains("another version"));
         let mut longer = frame[4..].to_vec();
         longer.push(0);
-        assert!(matches!(decode::<Request>(&longer), Err(WireError::NotAMessage(_))));
+        assert!(told(decode(&longer)).contains("bytes behind it"));
         let mut hostile = frame[4..].to_vec();
         hostile[13] = b'/';
-        assert!(matches!(decode::<Request>(&hostile), Err(WireError::NotAMessage(_))));
+        assert!(told(decode(&hostile)).contains("User at byte 0"));
         let mut huge = frame[4..].to_vec();
         huge[5..13].fill(0xff);
-        assert!(matches!(decode::<Request>(&huge), Err(WireError::NotAMessage(_))));
+        assert!(told(decode(&huge)).contains("LimitExceeded"));
     }
 
     proptest! {

@@ -10,17 +10,18 @@ use proptest::prelude::*;
 
 const RUN: &str = "01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d";
 
-fn settings() -> Settings {
-    Settings::new(
-        "BASE_WORKDIR=/var/lib/pi-gateway/workspaces\nSESSION_DIR=/var/lib/pi-gateway/sessions\n\
+fn settings_text() -> &'static str {
+    "BASE_WORKDIR=/var/lib/pi-gateway/workspaces\nSESSION_DIR=/var/lib/pi-gateway/sessions\n\
          PI_BIN=/usr/lib/pi-gateway/runtime/1.5.2/pi\nINTERNAL_PROVIDER_PORT=4180\n\
          PI_GATEWAY_EXTENSION_PATH=/usr/lib/pi-gateway/trusted/extension.mjs\n\
          PI_SANDBOX_AGENTS_PATH=/usr/lib/pi-gateway/trusted/AGENTS.md\n\
          PI_GATEWAY_MODELS=/usr/lib/pi-gateway/trusted/models.json\nPI_GATEWAY_DEFAULT_MODEL=gpt-6-sol\n\
          PI_DISABLE_CONTEXT_FILES=true\nSANDBOX_MEMORY_MAX=1G\nSANDBOX_TASKS_MAX=256\nSANDBOX_CPU_QUOTA=100%\n\
-         RUN_TIMEOUT_MS=1800000\nRUN_CANCEL_GRACE_MS=5000\nMAX_CONCURRENT_RUNS=8\n",
-    )
-    .unwrap()
+         RUN_TIMEOUT_MS=1800000\nRUN_CANCEL_GRACE_MS=5000\nMAX_CONCURRENT_RUNS=8\n"
+}
+
+fn settings() -> Settings {
+    Settings::new(settings_text()).unwrap()
 }
 
 fn golden(name: &str, arguments: &[String]) {
@@ -63,17 +64,34 @@ fn nothing_is_there_that_leaks_loses_failures_or_hides_the_root() {
 }
 
 proptest! {
+    /// Names that parse, and settings of any text: what the launcher takes of them changes nothing but their places.
     #[test]
-    fn no_name_changes_the_number_of_arguments_or_brings_what_systemd_expands(name in "[a-z0-9._-]{1,40}") {
+    fn no_name_or_setting_changes_the_number_of_arguments_or_brings_what_systemd_expands(
+        name in "[a-z0-9._-]{1,40}",
+        run in "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
+        values in prop::collection::vec("[ -~]{1,12}|[a-z0-9/%:._+-]{1,12}|[0-9]{1,3}%", 15),
+    ) {
         let Ok(user) = User::parse(&name) else { return Ok(()) };
-        let run = Run::parse(RUN).unwrap();
-        let arguments = agent_arguments(&settings(), 252, &user, 1_879_048_193, &run);
-        let plain = agent_arguments(&settings(), 252, &User::parse("a").unwrap(), 1_879_048_193, &run);
-        prop_assert_eq!(arguments.len(), plain.len());
-        for argument in &arguments {
-            prop_assert!(!argument.contains(['$', '\n', '"', '\'', '\\', ';']), "{}", argument);
-            // The only per cent sign is the one of the processor's share, which transient properties do not expand.
-            prop_assert!(!argument.contains('%') || argument == "--property=CPUQuota=100%", "{}", argument);
+        let run = Run::parse(&run).unwrap();
+        let text = settings_text();
+        let any: Vec<_> = text.lines().map(|line| line.split_once('=').unwrap()).zip(&values).collect();
+        // One bad value refuses the file, so each is tried among good ones.
+        for chosen in 0..any.len() {
+            let line = |(index, ((name, good), any)): (usize, &((&str, &str), &String))| {
+                format!("{name}={}\n", if index == chosen { any } else { *good })
+            };
+            let Ok(settings) = Settings::new(&any.iter().enumerate().map(line).collect::<String>()) else { continue };
+            let arguments = agent_arguments(&settings, 252, &user, 1_879_048_193, &run);
+            let plain = agent_arguments(&self::settings(), 252, &User::parse("a").unwrap(), 1_879_048_193, &run);
+            let context = usize::from(settings.get("PI_DISABLE_CONTEXT_FILES") != "true");
+            prop_assert_eq!(arguments.len() + context, plain.len());
+            for argument in &arguments {
+                prop_assert!(!argument.contains(['$', '\n', '"', '\'', '\\', ';', '{', '}']), "{}", argument);
+                // A specifier is a per cent sign and a letter or another one: behind the last there is neither.
+                let mut behind = argument.split('%').skip(1);
+                prop_assert!(behind.all(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric())), "{}", argument);
+                prop_assert!(!argument.contains("%%"), "{}", argument);
+            }
         }
     }
 }

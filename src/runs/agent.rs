@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use pi_gateway_helper::names::{Run as RunName, User};
-use pi_gateway_helper::wire::{Activity, Refusal, Unit, UnitState};
+use pi_gateway_helper::wire::{Activity, Refusal, Step, Unit, UnitState};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -16,6 +16,8 @@ use crate::launcher::LauncherError;
 
 /// How long the start of a sandbox is tried: a restart of the launcher takes less.
 const START_PATIENCE: Duration = Duration::from_secs(20);
+/// How long it is tried while others are started: as many as there may be runs, one after the other.
+const TURN_PATIENCE: Duration = Duration::from_secs(90);
 /// The first wait before another try; it doubles up to a second.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 
@@ -50,8 +52,9 @@ pub async fn ensure(services: &Services, user: &User, run: Uuid, known: bool) ->
         let up = ours.filter(|state| matches!(state.activity, Activity::Active | Activity::Activating));
         return Ok(up.and_then(|state| state.uid).map_or(Ensured::Gone, Ensured::Started));
     }
-    let mut retry = Retry::new(START_PATIENCE);
+    let (mut retry, mut turns) = (Retry::new(START_PATIENCE), Retry::new(TURN_PATIENCE));
     loop {
+        let mut retry = &mut retry;
         let error = match services.launcher.start_agent(user, &run).await {
             Ok(uid) => return Ok(Ensured::Started(uid)),
             // What an earlier run left, whose end the front did not live to see.
@@ -60,6 +63,11 @@ pub async fn ensure(services: &Services, user: &User, run: Uuid, known: bool) ->
                 Verdict::failed("agent_busy", "the sandbox of an earlier run could not be stopped")
             }
             Err(error @ LauncherError::Refused(Refusal::Full(_))) => Verdict::failed("at_capacity", error.to_string()),
+            // Many start at once, and nothing was done for this one.
+            Err(error @ LauncherError::Refused(Refusal::Failed(Step::WaitForTurn))) => {
+                retry = &mut turns;
+                Verdict::failed("sandbox_failed", error.to_string())
+            }
             Err(error @ LauncherError::Refused(_)) => {
                 return Err(Verdict::failed("sandbox_failed", error.to_string()));
             }
