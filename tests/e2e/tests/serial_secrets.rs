@@ -38,7 +38,7 @@ fn the_key_is_nowhere_in_a_sandbox() {
 fn the_key_is_in_no_front_no_log_and_no_file_but_its_own() {
     testhost();
     let user = User::new("outside");
-    let id = user.start("look around [[slow 100 30]]");
+    let id = user.start("look around [[slow 3000 30]]");
     user.stream(&id, None).find(|event| event.name == "text.delta").unwrap();
     // In files, so that no command line of this test holds what it looks for.
     for (name, word) in [("key", api_key()), ("known", "JWT_SHARED_SECRET".to_owned())] {
@@ -71,6 +71,7 @@ fn the_key_is_in_no_front_no_log_and_no_file_but_its_own() {
             "{name}"
         );
     }
+    user.post(&format!("/runs/{id}/cancel"), &[], &serde_json::json!({}));
     user.finished(&id);
     assert_ne!(sh("journalctl -b --no-pager | grep -cF 'run finished' || true"), "0", "the search finds what is there");
     assert_eq!(sh("journalctl -b --no-pager | grep -cF -f /root/needle-key || true"), "0", "the journal");
