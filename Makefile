@@ -4,13 +4,15 @@
 #   make up, make down   a gateway that stays, reachable from this machine
 #   make test [T=name]   every test a change needs, or those whose names contain T
 #   make test-full       the heavy ones as well
+#   make test-gitea     git against a real Gitea (GITEA_BIN, or built where Go is)
 #   make bench           figures beside their limits
+#   make soak            an hour of use with deaths in between (SOAK_SECONDS, SOAK_USERS)
 #   make lint            formatting, clippy, licences and advisories
 
 SHELL := /bin/bash
 RUNTIME := .build/runtime/1.5.2/pins
 BINARIES := target/release/pi-gateway target/release/pi-gateway-launcher
-.PHONY: demo up down test test-full bench lint setup build clean
+.PHONY: demo up down test test-full test-gitea bench soak lint setup build clean
 
 demo: setup build
 	tests/demo
@@ -27,8 +29,14 @@ test: setup build
 test-full: setup build
 	HEAVY=1 tests/run-tests $(T)
 
+test-gitea: setup build
+	tests/gitea-real
+
 bench: setup build
 	tests/bench/run
+
+soak: setup build
+	tests/soak/run
 
 lint:
 	tests/lint
@@ -42,6 +50,7 @@ setup:
 build:
 	@cargo build --quiet --release -p pi-gateway-helper
 	@cargo build --quiet --release -p pi-gateway -p pi-gateway-upstream
+	@cargo build --quiet --release -p pi-gateway-gitea
 
 clean:
 	rm -rf .build target

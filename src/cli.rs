@@ -9,15 +9,20 @@ use std::time::Duration;
 use lexopt::prelude::*;
 use pi_gateway_helper::names::User;
 
+use crate::config::values::Values;
+use crate::config::variables::Reader;
 use crate::config::{self, Config, EX_CONFIG, Mistakes};
-use crate::{auth, http};
+use crate::models::Catalogue;
+use crate::{auth, doctor, http, machine, owners, quota};
 
 const USAGE: &str = "\
 usage: pi-gateway COMMAND [--config FILE]
 
   serve                         the HTTP front; systemd starts it
-  check [--write DIRECTORY]     judges the configuration; with --write also writes what the launcher and the relays
-                                may know of it
+  check [--write DIRECTORY]     judges the configuration; with --write also writes what each relay may know of it,
+                                and prints what the launcher may
+  doctor [--json]               looks at everything a run needs; says what is wrong and what to do (as root)
+  apply-quota                   sets WORKSPACE_QUOTA_MB as the kernel's quota of every user; systemd starts it
   token --user NAME [--ttl 1h]  makes a token for a user (s, m, h; at most JWT_MAX_LIFETIME_S)
   move-credentials              moves credentials from the configuration to where only root can read them
   config-reference              all variables, in Markdown
@@ -31,6 +36,8 @@ const EX_USAGE: u8 = 64;
 enum Command {
     Serve,
     Check { write: Option<PathBuf> },
+    Doctor { json: bool },
+    ApplyQuota,
     Token { user: String, lifetime: Duration },
     MoveCredentials,
     Reference,
@@ -52,6 +59,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Reference => print(&config::reference::markdown()),
         Command::OpenApi => print(&http::openapi_json()),
         Command::Check { write } => check(&file, write),
+        Command::Doctor { json } => doctor::main(&file, json),
+        Command::ApplyQuota => apply_quota(&file),
         Command::MoveCredentials => move_credentials(&file),
         Command::Serve => with_config(&file, serve),
         Command::Token { user, lifetime } => with_config(&file, |config| token(&config, &user, lifetime)),
@@ -60,12 +69,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Command, PathBuf), lexopt::Error> {
     let mut parser = lexopt::Parser::from_args(arguments);
-    let (mut name, mut file, mut write, mut user) = (None, PathBuf::from(config::FILE), None, None);
+    let (mut json, mut name, mut file, mut write, mut user) = (false, None, PathBuf::from(config::FILE), None, None);
     let mut lifetime = Duration::from_secs(3600);
     while let Some(argument) = parser.next()? {
         match argument {
             Long("config") => file = parser.value()?.into(),
             Long("write") => write = Some(parser.value()?.into()),
+            Long("json") => json = true,
             Long("user") => user = Some(parser.value()?.string()?),
             Long("ttl") => lifetime = parse_lifetime(&parser.value()?.string()?)?,
             Long("help") | Short('h') => name = Some("help".to_owned()),
@@ -76,6 +86,8 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Command, Path
     let command = match name.as_deref() {
         Some("serve") => Command::Serve,
         Some("check") => Command::Check { write },
+        Some("doctor") => Command::Doctor { json },
+        Some("apply-quota") => Command::ApplyQuota,
         Some("token") => Command::Token { user: user.ok_or("token needs --user NAME")?, lifetime },
         Some("move-credentials") => Command::MoveCredentials,
         Some("config-reference") => Command::Reference,
@@ -125,24 +137,58 @@ fn with_config(file: &std::path::Path, then: impl FnOnce(Config) -> ExitCode) ->
 }
 
 fn check(file: &std::path::Path, write: Option<PathBuf>) -> ExitCode {
-    let (values, warnings) = match config::values::Values::load(file) {
+    // The launcher asks like this before it starts: what the machine lacks is told together with the mistakes.
+    let kernel = write.as_ref().map_or(Ok(()), |_| machine::controllers());
+    let mut wrong: Vec<String> = kernel.err().into_iter().collect();
+    let mut ask = |values: Option<&Values>, models: Option<&Catalogue>| {
+        let needed = write.iter().flat_map(|_| machine::needed(values, models));
+        wrong.extend(needed.filter_map(Result::err));
+    };
+    let (values, warnings) = match Values::load(file) {
         Ok(loaded) => loaded,
-        Err(mistakes) => return refuse(&mistakes),
+        Err(Mistakes(mistakes)) => {
+            ask(None, None);
+            return refuse(&Mistakes([mistakes, wrong].concat()));
+        }
     };
     let models = std::path::Path::new(values.get("PI_GATEWAY_MODELS"));
-    if let Err(mistake) = crate::models::with_default(models, values.get("PI_GATEWAY_DEFAULT_MODEL")) {
-        return refuse(&Mistakes(vec![mistake]));
+    let models = crate::models::with_default(models, values.get("PI_GATEWAY_DEFAULT_MODEL"));
+    ask(Some(&values), models.as_ref().ok());
+    wrong.extend(models.err());
+    let sites = std::path::Path::new(values.get("SITES_DIR"));
+    if !sites.as_os_str().is_empty() {
+        wrong.extend(crate::sites::place::judge(sites).err());
+    }
+    if write.is_some() {
+        let judged = ["BASE_WORKDIR", "SESSION_DIR"].map(|name| owners::judge(std::path::Path::new(values.get(name))));
+        wrong.extend(judged.into_iter().filter_map(Result::err));
+    }
+    if !wrong.is_empty() {
+        return refuse(&Mistakes(wrong));
     }
     for warning in warnings {
         eprintln!("warning: {warning}");
     }
     match write.map(|directory| config::project::write(&values, &directory)) {
         Some(Err(error)) => {
-            eprintln!("pi-gateway: writing the configuration of launcher and relays: {error}");
+            eprintln!("pi-gateway: writing the configuration of the relays: {error}");
             ExitCode::FAILURE
         }
-        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Ok(())) => print(&config::project::text(&values, Reader::Launcher)),
         None => print("the configuration is valid\n"),
+    }
+}
+
+fn apply_quota(file: &std::path::Path) -> ExitCode {
+    let values = match config::values::Values::load(file) {
+        Ok((values, _)) => values,
+        Err(mistakes) => return refuse(&mistakes),
+    };
+    let places = ["BASE_WORKDIR", "SESSION_DIR"].map(|name| std::path::Path::new(values.get(name)));
+    match quota::apply(&places, values.number("WORKSPACE_QUOTA_MB") << 20) {
+        Ok(count) => print(&format!("the kernel's quota is set for {count} users\n")),
+        // No failure: the gateway measures instead, and `pi-gateway doctor` says so.
+        Err(why) => print(&format!("no quota of the kernel, workspaces are measured: {why}\n")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The front's side of the launcher's socket: one request, one reply, one connection.
+//! The front's side of the launcher's socket, and the model relay's: one request, one reply, one connection.
 //!
 //! The names are the launcher's own: `start_agent` here is `StartAgent` there. What can fail: the launcher is not there
 //! (it may be restarting; the caller tries again), it refuses (the reason is typed), or it breaks the protocol.
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pi_gateway_helper::names::{Run, User};
-use pi_gateway_helper::wire::{self, MAX_FRAME, Refusal, Reply, Request, Unit, UnitState};
+use pi_gateway_helper::wire::{self, Hidden, MAX_FRAME, Refusal, Reply, Request, Unit, UnitState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -38,6 +38,7 @@ pub enum LauncherError {
 }
 
 /// The launcher, by its socket.
+#[derive(Clone, Debug)]
 pub struct Launcher {
     socket: PathBuf,
 }
@@ -54,6 +55,28 @@ impl Launcher {
     /// See [`LauncherError`].
     pub async fn start_agent(&self, user: &User, run: &Run) -> Result<u32, LauncherError> {
         match self.ask(&Request::StartAgent(user.clone(), run.clone())).await? {
+            Reply::Started(uid) => Ok(uid),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Starts the user's worker, which connects by itself; gives the uid in it. Done already is done.
+    ///
+    /// # Errors
+    /// See [`LauncherError`].
+    pub async fn start_worker(&self, user: &User) -> Result<u32, LauncherError> {
+        match self.ask(&Request::StartWorker(user.clone())).await? {
+            Reply::Started(uid) => Ok(uid),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Starts the user's git worker for one job, which connects by itself; gives the uid in it. Done already is done.
+    ///
+    /// # Errors
+    /// See [`LauncherError`].
+    pub async fn start_git(&self, user: &User, job: &Run) -> Result<u32, LauncherError> {
+        match self.ask(&Request::StartGit(user.clone(), job.clone())).await? {
             Reply::Started(uid) => Ok(uid),
             other => Err(unexpected(other)),
         }
@@ -88,6 +111,18 @@ impl Launcher {
     pub async fn forget(&self, user: &User, run: &Run) -> Result<(), LauncherError> {
         match self.ask(&Request::Forget(user.clone(), run.clone())).await? {
             Reply::Forgotten => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Replaces what the Codex credential's file holds by `new`, if it is what is `known`; with an empty `new` it only
+    /// tells. Gives what the file holds then. Only the model relay is answered.
+    ///
+    /// # Errors
+    /// See [`LauncherError`].
+    pub async fn codex_token(&self, known: &[u8], new: &[u8]) -> Result<Vec<u8>, LauncherError> {
+        match self.ask(&Request::StoreCodexToken(Hidden(known.to_vec()), Hidden(new.to_vec()))).await? {
+            Reply::CodexToken(content) => Ok(content.0),
             other => Err(unexpected(other)),
         }
     }
@@ -127,12 +162,12 @@ fn unexpected(reply: Reply) -> LauncherError {
 fn tell(refusal: &Refusal) -> String {
     match refusal {
         Refusal::Busy(Some(run)) => format!("the user's agent is busy with run {}", run.as_str()),
-        Refusal::Busy(None) => "the user's agent is about to end; try again".to_owned(),
+        Refusal::Busy(None) => "the user's unit is about to end; try again".to_owned(),
         Refusal::Full(limit) => format!("{limit} agents are up, as many as MAX_CONCURRENT_RUNS allows"),
         Refusal::StartFailed(status) => {
-            format!("systemd could not start the agent (status {status}); see `journalctl -u pi-gateway-launcher`")
+            format!("systemd could not start the unit (status {status}); see `journalctl -u pi-gateway-launcher`")
         }
-        Refusal::NotYours => "the launcher alone starts and stops this unit".to_owned(),
+        Refusal::NotYours => "the launcher does not do this for us".to_owned(),
         Refusal::Failed(step) => {
             format!("the launcher failed at {step:?}; see `journalctl -u pi-gateway-launcher`")
         }

@@ -5,10 +5,21 @@
 
 pub mod auth;
 pub mod cli;
+pub mod closer;
 pub mod config;
+pub mod doctor;
+pub mod durable;
+pub mod git;
 pub mod http;
+pub mod image;
 pub mod launcher;
+pub mod machine;
 pub mod models;
+pub mod owners;
 pub mod pi;
+pub mod quota;
 pub mod relay;
 pub mod runs;
+pub mod sites;
+pub mod worker;
+pub mod workspace;

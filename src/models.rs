@@ -21,13 +21,24 @@ const MAX_TOKENS: u64 = 100_000_000;
 const MAX_PRICE: f64 = 100_000.0;
 
 /// What a model can be given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Input {
     /// Plain text.
     Text,
     /// Pictures, inline in the request.
     Image,
+}
+
+/// Whose model it is, which says how it is asked and what for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// OpenAI's API, with a key.
+    #[default]
+    Openai,
+    /// ChatGPT's backend for Codex, with a signed-in account.
+    Codex,
 }
 
 /// How long a model thinks; the levels pi knows.
@@ -61,7 +72,7 @@ impl Thinking {
 }
 
 /// Prices in USD per million tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cost {
     /// Input that was not in the provider's cache.
@@ -82,6 +93,9 @@ pub struct Model {
     pub id: String,
     /// The name people read.
     pub name: String,
+    /// Whose it is; OpenAI's unless said.
+    #[serde(default)]
+    pub provider: Provider,
     /// Tokens of context.
     pub context_window: u64,
     /// Most tokens of one answer.
@@ -168,6 +182,12 @@ impl Catalogue {
     #[must_use]
     pub fn get(&self, id: &str) -> Option<&Model> {
         self.0.iter().find(|model| model.id == id)
+    }
+
+    /// Whether a model of this provider is offered.
+    #[must_use]
+    pub fn has(&self, provider: Provider) -> bool {
+        self.0.iter().any(|model| model.provider == provider)
     }
 
     /// All models, in the file's order.
@@ -261,6 +281,16 @@ mod tests {
         let catalogue = Catalogue::load(&path).unwrap();
         assert!(catalogue.get("gpt-6-sol").unwrap().reasoning);
         assert!(catalogue.get("gpt-6-SOL").is_none());
+    }
+
+    #[test]
+    fn a_model_is_openais_unless_it_says_so() {
+        let codex = GOOD.replace("m-1", "m-2").replace("\"id\"", "\"provider\":\"codex\",\"id\"");
+        let catalogue = Catalogue::parse(&format!("[{GOOD},{codex}]")).unwrap();
+        assert_eq!(catalogue.get("m-1").unwrap().provider, Provider::Openai);
+        assert_eq!(catalogue.get("m-2").unwrap().provider, Provider::Codex);
+        assert!(!Catalogue::parse(&format!("[{GOOD}]")).unwrap().has(Provider::Codex));
+        assert!(Catalogue::parse(&format!("[{}]", codex.replace("codex", "Codex"))).is_err());
     }
 
     #[test]

@@ -12,22 +12,36 @@ fn openapi() -> serde_json::Value {
     serde_json::from_str(&pi_gateway::http::openapi_json()).unwrap()
 }
 
+/// Compares a generated table with the one in docs/api-and-media.md; `UPDATE_GOLDEN=1` writes it anew.
+fn is_shown(source: &str, table: &str) {
+    let path = format!("{}/docs/api-and-media.md", env!("CARGO_MANIFEST_DIR"));
+    let text = document("api-and-media.md");
+    let (begin, end) = (format!("<!-- begin of the table in {source} -->\n"), "<!-- end -->");
+    let (before, rest) = text.split_once(&begin).unwrap();
+    let (found, after) = rest.split_once(end).unwrap();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(path, format!("{before}{begin}{table}{end}{after}")).unwrap();
+    } else {
+        assert_eq!(found, table, "UPDATE_GOLDEN=1 cargo test --test documents -- --test-threads=1 writes it anew");
+    }
+}
+
 #[test]
 fn the_registry_of_error_codes_is_in_the_document() {
     let mut table = String::from("\n| code | status | meaning |\n|---|---|---|\n");
     for (code, status, title) in pi_gateway::http::problem::CODES {
         table.push_str(&format!("| `{code}` | {} | {title} |\n", status.as_u16()));
     }
-    let path = format!("{}/docs/api-and-media.md", env!("CARGO_MANIFEST_DIR"));
-    let text = document("api-and-media.md");
-    let (begin, end) = ("<!-- begin of the registry in src/http/problem.rs -->\n", "<!-- end -->");
-    let (before, rest) = text.split_once(begin).unwrap();
-    let (found, after) = rest.split_once(end).unwrap();
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(path, format!("{before}{begin}{table}{end}{after}")).unwrap();
-    } else {
-        assert_eq!(found, table, "UPDATE_GOLDEN=1 cargo test --test documents writes it anew");
+    is_shown("src/http/problem.rs", &table);
+}
+
+#[test]
+fn the_limits_of_the_http_side_are_in_the_document() {
+    let mut table = String::from("\n| what | limit | beyond it |\n|---|---|---|\n");
+    for [what, limit, beyond] in pi_gateway::http::limits::table() {
+        table.push_str(&format!("| {what} | {limit} | {beyond} |\n"));
     }
+    is_shown("src/http/limits.rs", &table);
 }
 
 #[test]
@@ -40,12 +54,58 @@ fn every_event_of_the_schema_is_in_the_document_and_the_other_way_round() {
         .map(|one| one["properties"]["event"]["enum"][0].as_str().unwrap().to_owned())
         .collect();
     let text = document("api-and-media.md");
-    let section = text.split("## Events").nth(1).unwrap().split("## Errors").next().unwrap();
+    let section = text.split("## Events").nth(1).unwrap().split("\n## ").next().unwrap();
     let mut told: Vec<String> =
         section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).map(str::to_owned).collect();
     declared.sort();
     told.sort();
     assert_eq!(declared, told);
+}
+
+#[test]
+fn every_code_of_git_is_in_the_document() {
+    let text = document("api-and-media.md");
+    let section = text.split("## Git").nth(1).unwrap().split("\n## ").next().unwrap();
+    let mut found = std::collections::BTreeSet::new();
+    for file in [
+        "worker/git/mod.rs",
+        "worker/git/repository.rs",
+        "worker/git/remote.rs",
+        "worker/git/sync.rs",
+        "git/mod.rs",
+        "git/job.rs",
+    ] {
+        let source = fs::read_to_string(format!("{}/src/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        for begin in ["Failure::new(\"", "=> (\"gitea_", "(\"gitea_"] {
+            for rest in source.split(begin).skip(1) {
+                let word = rest.split('"').next().unwrap();
+                let prefix = if begin.contains("gitea_") { "gitea_" } else { "" };
+                found.insert(format!("{prefix}{word}"));
+            }
+        }
+    }
+    assert!(found.len() > 15, "{found:?}");
+    for code in found {
+        assert!(section.contains(&format!("`{code}`")), "{code}");
+    }
+}
+
+#[test]
+fn every_code_and_reason_of_sites_is_in_the_document() {
+    let text = document("api-and-media.md");
+    let section = text.split("## Sites").nth(1).unwrap().split("\n## ").next().unwrap();
+    let mut found = std::collections::BTreeSet::new();
+    for file in ["export.rs", "report.rs"] {
+        let source = fs::read_to_string(format!("{}/src/sites/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let source = source.split("#[cfg(test)]").next().unwrap();
+        for begin in ["SiteError::new(\"", "Some(\"", "=> \""] {
+            found.extend(source.split(begin).skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()));
+        }
+    }
+    assert!(found.len() >= 15, "the search has stopped to work: {found:?}");
+    for word in found {
+        assert!(section.contains(&format!("`{word}`")), "{word}");
+    }
 }
 
 #[test]
@@ -104,4 +164,37 @@ fn the_links_between_documents_lead_somewhere() {
             }
         }
     }
+}
+
+#[test]
+fn every_code_of_the_relays_is_in_the_document_and_the_other_way_round() {
+    for (relay, codes) in [("git", 20), ("egress", 12)] {
+        every_code_of(relay, codes);
+    }
+}
+
+/// Compares the codes of a relay, of which there are more than some, with its section of the document.
+fn every_code_of(relay: &str, codes: usize) {
+    let text = document("protocol.md");
+    let heading = format!("## What the {relay} relay lets through");
+    let section = text.split(&heading).nth(1).unwrap().split("\n## ").next().unwrap();
+    let told: std::collections::BTreeSet<&str> =
+        section.split('`').skip(1).step_by(2).filter(|word| is_code(word)).collect();
+    let mut sources = Vec::new();
+    for entry in fs::read_dir(format!("{}/src/relay/{relay}", env!("CARGO_MANIFEST_DIR"))).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            sources.push(fs::read_to_string(path).unwrap().split("#[cfg(test)]").next().unwrap().to_owned());
+        }
+    }
+    let code = sources.iter().flat_map(|source| source.lines()).filter(|line| !line.trim_start().starts_with("//"));
+    let found: std::collections::BTreeSet<&str> =
+        code.flat_map(|line| line.split('"').skip(1).step_by(2)).filter(|word| is_code(word)).collect();
+    assert!(found.len() > codes, "{found:?}");
+    assert_eq!(found, told, "{relay}");
+}
+
+/// Words of lower-case letters with an underscore between them.
+fn is_code(word: &str) -> bool {
+    word.contains('_') && !word.ends_with('_') && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }

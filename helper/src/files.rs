@@ -4,7 +4,7 @@
 //! The launcher has CAP_CHOWN and no other capability: what is another uid's cannot be changed any more. So the owner
 //! comes last, and a step that was interrupted is recognised by root still being the owner.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind::AlreadyExists, ErrorKind::NotFound, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown};
 use std::path::Path;
@@ -34,13 +34,8 @@ pub fn roots_directory(path: &Path) -> io::Result<()> {
 }
 
 /// Makes a file that was not there, for root alone.
-fn create(path: &Path) -> io::Result<File> {
+pub(crate) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
-/// Gives a file a mode whatever our umask is.
-fn chmod(file: &File, mode: u32) -> io::Result<()> {
-    file.set_permissions(fs::Permissions::from_mode(mode))
 }
 
 /// Makes sure that the user's directory in `parent` is there and his: mode 0700, his uid.
@@ -75,10 +70,11 @@ pub fn make_run(directory: &Path, user: u32, (front, group): (u32, u32)) -> io::
     let path = directory.join("in");
     mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
     let fifo = OpenOptions::new().read(true).write(true).open(&path)?;
-    chmod(&fifo, 0o620)?;
+    // Whatever our umask is.
+    fifo.set_permissions(Permissions::from_mode(0o620))?;
     fchown(&fifo, Some(user), Some(group))?;
     let directory = File::open(directory)?;
-    chmod(&directory, 0o750)?;
+    directory.set_permissions(Permissions::from_mode(0o750))?;
     fchown(&directory, None, Some(group))?;
     Ok(fifo)
 }
@@ -103,13 +99,22 @@ pub fn publish(path: &Path, text: &str) -> io::Result<()> {
     if fs::read_to_string(path).is_ok_and(|known| known == text) {
         return Ok(());
     }
+    replace(path, text.as_bytes(), 0o644)
+}
+
+/// Replaces a file, or makes it: whole or not at all, and when it is done it lasts.
+///
+/// # Errors
+/// When the disk refuses; what was there stays.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = path.with_extension("new");
     unless(NotFound, fs::remove_file(&temporary))?;
     let mut file = create(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    chmod(&file, 0o644)?;
+    file.write_all(bytes)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
     file.sync_all()?;
-    fs::rename(&temporary, path)
+    fs::rename(&temporary, path)?;
+    File::open(path.parent().unwrap_or(path))?.sync_all()
 }
 
 #[cfg(test)]

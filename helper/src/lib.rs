@@ -6,13 +6,13 @@
 
 #![deny(unsafe_code)]
 
+pub mod codex;
 pub mod enter;
 pub mod environment;
 pub mod files;
 pub mod launcher;
 pub mod names;
 pub mod probe;
-pub mod relays;
 pub mod settings;
 pub mod start;
 pub mod sys;

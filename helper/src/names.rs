@@ -21,24 +21,27 @@ pub struct User(String);
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Encode)]
 pub struct Run(String);
 
+/// The text, when every byte of it fits its position, and its end does, which is None; else the offset that does not.
+fn checked(text: &str, wanted: &str, mut fits: impl FnMut(usize, Option<u8>) -> bool) -> Result<String, String> {
+    let mut bytes = text.bytes().map(Some).chain([None]).enumerate();
+    let bad = bytes.find(|&(position, byte)| !fits(position, byte));
+    bad.map_or(Ok(text.to_owned()), |(position, _)| Err(format!("at byte {position}: {wanted}")))
+}
+
 impl User {
     /// Takes a name of 1 to 40 of `a-z 0-9 - _ .`, first and last a letter or digit, no two separators in a row.
     ///
     /// # Errors
     /// The offset of the first byte that breaks a rule; the length, when the text ends too soon.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let wanted = "a-z or 0-9, or one of - _ . between two of them; at most 40 bytes";
-        let mut separator = true;
-        let mut fits = |position, byte| {
-            let follows = !separator;
-            separator = matches!(byte, b'-' | b'_' | b'.');
-            position < MAX_USER && (matches!(byte, b'a'..=b'z' | b'0'..=b'9') || (separator && follows))
+        let mut follows = false;
+        let fits = |position, byte: Option<u8>| {
+            let letter = matches!(byte, Some(b'a'..=b'z' | b'0'..=b'9'));
+            let between = matches!(byte, Some(b'-' | b'_' | b'.') | None) && follows;
+            follows = letter;
+            (letter || between) && (position < MAX_USER || byte.is_none())
         };
-        let bad = text.bytes().enumerate().find(|&(position, byte)| !fits(position, byte));
-        match bad {
-            None if !separator => Ok(User(text.to_owned())),
-            _ => Err(format!("at byte {}: {wanted}", bad.map_or(text.len(), |(position, _)| position))),
-        }
+        checked(text, "a-z or 0-9, or one of - _ . between two of them; at most 40 bytes", fits).map(User)
     }
 }
 
@@ -48,18 +51,14 @@ impl Run {
     /// # Errors
     /// The offset of the first byte that does not fit; the length, when the text ends too soon.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let wanted = "the 36 bytes of a UUIDv7 in lower case";
-        let fits = |position, byte| match position {
-            8 | 13 | 18 | 23 => byte == b'-',
-            14 => byte == b'7',
-            19 => matches!(byte, b'8' | b'9' | b'a' | b'b'),
-            _ => position < RUN_LENGTH && matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        let fits = |position, byte: Option<u8>| match (position, byte) {
+            (RUN_LENGTH.., _) | (_, None) => position == RUN_LENGTH && byte.is_none(),
+            (8 | 13 | 18 | 23, _) => byte == Some(b'-'),
+            (14, _) => byte == Some(b'7'),
+            (19, _) => matches!(byte, Some(b'8' | b'9' | b'a' | b'b')),
+            _ => matches!(byte, Some(b'0'..=b'9' | b'a'..=b'f')),
         };
-        let bad = text.bytes().enumerate().position(|(position, byte)| !fits(position, byte));
-        match bad {
-            None if text.len() == RUN_LENGTH => Ok(Run(text.to_owned())),
-            _ => Err(format!("at byte {}: {wanted}", bad.unwrap_or(text.len()))),
-        }
+        checked(text, "the 36 bytes of a UUIDv7 in lower case", fits).map(Run)
     }
 }
 

@@ -9,28 +9,29 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 /// What the root of a sandbox holds, and nothing else.
-const ROOT: &str = "agent bin dev etc home lib lib64 proc root run sbin session sys tmp trusted usr var workspace";
-/// What its /run holds: the relay's directory, and what systemd itself mounts there.
-const RUN: &str = "relay-model systemd host credentials lock";
+const ROOT: &str = "agent bin dev etc home lib lib64 proc root run sbin session sys tmp tmp-sized trusted usr var \
+    var-tmp-sized workspace";
+/// What systemd itself mounts at its /run.
+const RUN: &str = "systemd host credentials lock";
+/// The most that its /tmp and /var/tmp may each hold, in bytes.
+const MAX_TMP: u64 = 512 << 20;
 /// Sockets of the host that must not be there, whatever mounts them.
 const SOCKETS: &str = "/run/systemd/private /run/systemd/notify /run/systemd/journal/socket \
     /run/systemd/journal/stdout /run/systemd/journal/dev-log /run/systemd/resolve/io.systemd.Resolve \
     /run/systemd/userdb /run/dbus /run/nscd /dev/log";
 
 fn check(holds: bool, property: &str, seen: &str) -> Result<(), String> {
-    if holds {
-        return Ok(());
-    }
-    Err(format!("{property} is not enforced on this system ({seen}); the agent is not started"))
+    let told = || format!("{property} is not enforced on this system ({seen}); the program is not started");
+    holds.then_some(()).ok_or_else(told)
 }
 
-/// All of it.
+/// All of it; `mounts` are the names that this sandbox's own mounts have in /run.
 ///
 /// # Errors
 /// The first restriction that is not enforced, by the name of systemd's property.
-pub fn all() -> Result<(), String> {
+pub fn all(mounts: &str) -> Result<(), String> {
     process()?;
-    files()?;
+    files(&format!("{RUN} {mounts}"))?;
     let devices = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
     let only_lo = devices.lines().skip(2).all(|line| line.trim_start().starts_with("lo:"));
     check(only_lo && !devices.is_empty(), "PrivateNetwork=yes", "an interface beside lo")?;
@@ -59,8 +60,8 @@ fn process() -> Result<(), String> {
     check(fs::symlink_metadata("/proc/sys").is_err(), "ProcSubset=pid", "/proc/sys is there")
 }
 
-fn files() -> Result<(), String> {
-    for (path, known) in [("/", ROOT), ("/run", RUN), ("/sys", "")] {
+fn files(run: &str) -> Result<(), String> {
+    for (path, known) in [("/", ROOT), ("/run", run), ("/sys", "")] {
         let entries = fs::read_dir(path);
         // Only /sys may be closed altogether.
         check(entries.is_ok() || path == "/sys", "RootDirectory=", &format!("{path} cannot be listed"))?;
@@ -73,6 +74,10 @@ fn files() -> Result<(), String> {
     for socket in SOCKETS.split_whitespace() {
         // Followed: /dev/log is a link that leads nowhere here.
         check(fs::metadata(socket).is_err(), "TemporaryFileSystem=/run or BindLogSockets=no", socket)?;
+    }
+    for path in ["/tmp", "/var/tmp"] {
+        let sized = statvfs(path).is_ok_and(|found| found.blocks() * found.fragment_size() <= MAX_TMP);
+        check(sized, "TemporaryFileSystem=/tmp", &format!("{path} is not limited"))?;
     }
     for path in ["/", "/usr", "/etc", "/trusted", "/run"] {
         let read_only = statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));

@@ -7,11 +7,11 @@ use std::os::unix::net::UnixListener;
 
 use nix::errno::Errno;
 
-/// Takes the one listening socket that systemd passes (`LISTEN_PID`, `LISTEN_FDS`). Call it once, first of all.
-pub fn passed_listener() -> Option<UnixListener> {
-    let passed = sd_notify::listen_fds().ok().filter(|all| all.len() == 1)?.next()?;
-    // SAFETY: systemd passes this descriptor to this process and nothing here has taken it; main calls this once, first.
-    Some(unsafe { UnixListener::from_raw_fd(passed) })
+/// Takes the listening sockets that systemd passes (`LISTEN_PID`, `LISTEN_FDS`). Call it once, first of all.
+pub fn passed_listeners() -> Vec<UnixListener> {
+    let passed = sd_notify::listen_fds().into_iter().flatten();
+    // SAFETY: systemd passes these descriptors to this process and nothing here has taken them; main calls this once, first.
+    passed.map(|passed| unsafe { UnixListener::from_raw_fd(passed) }).collect()
 }
 
 /// Marks every descriptor beyond 0, 1 and 2 to be closed at exec, whoever opened it.

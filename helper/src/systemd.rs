@@ -21,14 +21,15 @@ impl Systemd {
         Systemd(Instant::now() + patience)
     }
 
-    fn ask(&self, program: &str, arguments: &[&str]) -> io::Result<String> {
+    fn ask<S: AsRef<str>>(&self, program: &str, arguments: &[S]) -> io::Result<String> {
         // A limit of 0 would be none.
         let left = self.0.saturating_duration_since(Instant::now());
         let limit = left.max(Duration::from_millis(10)).as_secs_f32().to_string();
+        let (arguments, path) =
+            (arguments.iter().map(AsRef::as_ref).collect::<Vec<_>>(), format!("/usr/bin/{program}"));
         let mut command = Command::new("/usr/bin/timeout");
-        command.args(["--signal=KILL", &limit, program]).args(arguments);
-        command.env_clear().env("LC_ALL", "C").stdin(Stdio::null());
-        let output = command.output()?;
+        command.args(["--signal=KILL", &limit, &path]).args(&arguments);
+        let output = command.env_clear().env("LC_ALL", "C").stdin(Stdio::null()).output()?;
         let verb = arguments.first().unwrap_or(&"");
         // What a unit that has ended well is to systemctl: not loaded (5). To stop it is no mistake.
         if output.status.success() || (output.status.code() == Some(5) && *verb == "stop") {
@@ -39,17 +40,12 @@ impl Systemd {
         Err(io::Error::other(format!("{program} {verb}: {told} ({})", output.status)))
     }
 
-    fn systemctl(&self, arguments: &[&str]) -> io::Result<String> {
-        self.ask("/usr/bin/systemctl", arguments)
-    }
-
     /// Starts a transient unit; returns when its program runs.
     ///
     /// # Errors
     /// When it does not come to run; [`Systemd::show`] then tells at which step.
     pub fn run(&self, arguments: &[String]) -> io::Result<()> {
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        self.ask("/usr/bin/systemd-run", &arguments).map(drop)
+        self.ask("systemd-run", arguments).map(drop)
     }
 
     /// Does to a unit what systemctl calls `verb`: `stop`, to its last process; `restart`, keeping its descriptor store;
@@ -58,17 +54,16 @@ impl Systemd {
     /// # Errors
     /// When it is not done in time.
     pub fn manage(&self, verb: &str, unit: &str) -> io::Result<()> {
-        self.systemctl(&[verb, "--no-ask-password", "--", unit]).map(drop)
+        self.ask("systemctl", &[verb, "--no-ask-password", "--", unit]).map(drop)
     }
 
-    /// What a unit does, and the second since the epoch in which its program was started.
+    /// What a unit does, or how it ended.
     ///
     /// # Errors
     /// When systemd does not answer.
-    pub fn show(&self, unit: &str) -> io::Result<(UnitState, u64)> {
-        let properties = "ActiveState,Result,ExecMainStatus,Description,User,ExecMainStartTimestamp";
-        let text = self.systemctl(&["show", "--timestamp=unix", "--property", properties, "--", unit])?;
-        Ok(parse_show(&text))
+    pub fn show(&self, unit: &str) -> io::Result<UnitState> {
+        let properties = "ActiveState,Result,ExecMainStatus,Description,User";
+        self.ask("systemctl", &["show", "--property", properties, "--", unit]).map(|text| parse_show(&text))
     }
 
     /// How many agents are up or about to be.
@@ -77,9 +72,9 @@ impl Systemd {
     /// When systemd does not answer.
     pub fn agents(&self) -> io::Result<u64> {
         let states = "--state=active,activating,deactivating,reloading";
-        let pattern = format!("{}*.service", AGENT_PREFIX);
+        let pattern = format!("{AGENT_PREFIX}*.service");
         let list = ["list-units", "--plain", "--no-legend", "--full", states, "--", &pattern];
-        Ok(self.systemctl(&list)?.lines().count() as u64)
+        Ok(self.ask("systemctl", &list)?.lines().count() as u64)
     }
 
     /// systemd's version, such as 252.
@@ -87,16 +82,16 @@ impl Systemd {
     /// # Errors
     /// When it does not say.
     pub fn version(&self) -> io::Result<u32> {
-        let version = self.systemctl(&["--version"])?;
+        let version = self.ask("systemctl", &["--version"])?;
         let number = version.split_whitespace().nth(1).and_then(|word| word.parse().ok());
         number.ok_or_else(|| io::Error::other("systemctl --version: no version in its answer"))
     }
 }
 
-fn parse_show(text: &str) -> (UnitState, u64) {
+fn parse_show(text: &str) -> UnitState {
     let value =
         |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default();
-    let state = UnitState {
+    UnitState {
         activity: match value("ActiveState") {
             "active" | "reloading" => Activity::Active,
             "activating" => Activity::Activating,
@@ -115,9 +110,7 @@ fn parse_show(text: &str) -> (UnitState, u64) {
         status: value("ExecMainStatus").parse().unwrap_or(0),
         run: value("Description").strip_prefix(RUN_DESCRIPTION).and_then(|run| Run::parse(run).ok()),
         uid: value("User").parse().ok(),
-    };
-    let started = value("ExecMainStartTimestamp").trim_start_matches('@').parse().unwrap_or(0);
-    (state, started)
+    }
 }
 
 #[cfg(test)]
@@ -127,13 +120,13 @@ mod tests {
 
     #[test]
     fn the_state_of_a_unit_is_read_from_its_properties() {
-        let text = "Result=signal\nExecMainStatus=9\nActiveState=failed\nUser=1879048193\nExecMainStartTimestamp=@1795395423\n\
+        let text = "Result=signal\nExecMainStatus=9\nActiveState=failed\nUser=1879048193\n\
             Description=pi-gateway run 01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d\n";
-        let (state, started) = parse_show(text);
+        let state = parse_show(text);
         assert_eq!((state.activity, state.outcome, state.status), (Activity::Failed, Outcome::Signal, 9));
         assert_eq!(state.run.unwrap().as_str(), "01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d");
-        assert_eq!((state.uid, started), (Some(1_879_048_193), 1_795_395_423));
-        let (absent, _) = parse_show("ActiveState=inactive\nResult=success\nDescription=x.service\nUser=\n");
+        assert_eq!(state.uid, Some(1_879_048_193));
+        let absent = parse_show("ActiveState=inactive\nResult=success\nDescription=x.service\nUser=\n");
         assert_eq!((absent.activity, absent.run, absent.uid), (Activity::Inactive, None, None));
     }
 }

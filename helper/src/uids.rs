@@ -5,11 +5,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use crate::files::{self, roots_directory};
+use crate::files;
 use crate::names::User;
 
 /// The uid before the first user's.
@@ -26,7 +26,7 @@ pub struct Registry {
 /// Where it is.
 pub const REGISTRY: &str = "/var/lib/pi-gateway/uids";
 /// What puts a mismatch right.
-const RESTORE: &str = "restore /var/lib/pi-gateway from one backup, with numeric owners";
+pub const RESTORE: &str = "restore /var/lib/pi-gateway from one backup, with numeric owners";
 
 impl Registry {
     /// Reads the registry at `path`; one that is absent is made, empty.
@@ -35,7 +35,9 @@ impl Registry {
     /// When it cannot be read or a line is not what was written. A torn last line, without its line feed, was never
     /// acted on and is cut off.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(path)?;
+        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+        // For the git relay, whatever the umask.
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
         File::open(path.parent().unwrap_or(path))?.sync_all()?;
         let (mut text, mut users) = (String::new(), Vec::new());
         file.read_to_string(&mut text)?;
@@ -53,39 +55,12 @@ impl Registry {
         Ok(Registry { file, users: Mutex::new(users) })
     }
 
-    fn users(&self) -> MutexGuard<'_, Vec<User>> {
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Compares the registry with the owners of the directories in `parent`, one a user.
-    ///
-    /// # Errors
-    /// The first directory that belongs to nobody here or to another uid.
-    pub fn check(&self, parent: &Path) -> io::Result<()> {
-        roots_directory(parent)?;
-        let users = self.users();
-        for entry in fs::read_dir(parent)? {
-            let path = entry?.path();
-            let owner = fs::symlink_metadata(&path)?.uid();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let known = users.iter().position(|user| user.as_str() == name).map(uid_of);
-            // A directory of root is one whose making was interrupted: it is made again before use.
-            if known != Some(owner) && !(owner == 0 && known.is_some()) {
-                let wanted = known.map_or("no user of the registry".to_owned(), |uid| format!("uid {uid}"));
-                let path = path.display();
-                let told = format!("{path} belongs to uid {owner}, by {REGISTRY} to {wanted}; {RESTORE}");
-                return Err(io::Error::other(told));
-            }
-        }
-        Ok(())
-    }
-
     /// The user's uid, assigned and on disk when this returns.
     ///
     /// # Errors
     /// When the range is used up or the disk refuses.
     pub fn assign(&self, user: &User) -> io::Result<u32> {
-        let mut users = self.users();
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(index) = users.iter().position(|known| known == user) {
             return Ok(uid_of(index));
         }
@@ -163,21 +138,6 @@ mod tests {
         for text in ["1879048194 alice\n", "1879048193 alice\n1879048194 alice\n", "1879048193 A\n", "x\n", "\n"] {
             fs::write(&path, text).unwrap();
             assert!(Registry::open(&path).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn a_directory_of_somebody_else_stops_the_start() {
-        let dir = tempfile::tempdir().unwrap();
-        let registry = Registry::open(&dir.path().join("uids")).unwrap();
-        let parent = dir.path().join("workspaces");
-        fs::create_dir_all(parent.join("alice")).unwrap();
-        assert!(registry.check(&parent).is_err(), "alice is nobody here");
-        let uid = registry.assign(&user("alice")).unwrap();
-        if std::os::unix::fs::chown(parent.join("alice"), Some(uid), Some(uid)).is_ok() {
-            registry.check(&parent).unwrap();
-            std::os::unix::fs::chown(parent.join("alice"), Some(uid + 1), None).unwrap();
-            assert!(registry.check(&parent).is_err(), "another uid owns alice's directory");
         }
     }
 }

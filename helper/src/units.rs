@@ -7,67 +7,86 @@ use crate::names::{Run, User};
 use crate::settings::Settings;
 use crate::wire::Unit;
 
-/// What a unit's description begins with when it runs an agent; the run's id follows.
+/// What a unit's description begins with that is for one run or job, whose id follows.
 pub const RUN_DESCRIPTION: &str = "pi-gateway run ";
 /// What the name of an agent's unit begins with.
 pub const AGENT_PREFIX: &str = "pi-gateway-agent-";
-/// The unit of the model relay.
-pub const MODEL_RELAY: &str = "pi-gateway-relay-model.service";
 /// The input and output of runs.
 pub const RAW_DIR: &str = "/var/lib/pi-gateway/raw";
 /// The passwd and group files of users.
 pub const USERS_DIR: &str = "/run/pi-gateway/users";
 
 const COMMON: &str = include_str!("../units/common.conf");
+const SANDBOX: &str = include_str!("../units/sandbox.conf");
+const SANDBOX_257: &str = include_str!("../units/sandbox-257.conf");
 const AGENT: &str = include_str!("../units/agent.conf");
-const COMMAND: &str = include_str!("../units/agent.command");
-const AGENT_257: &str = include_str!("../units/agent-257.conf");
-const RELAY: &str = include_str!("../units/model-relay.conf");
-const RELAY_COMMAND: &str = "-- /usr/lib/pi-gateway/pi-gateway-relay model";
+const INTERNET: &str = include_str!("../units/internet.conf");
+const WORKER: &str = include_str!("../units/worker.conf");
+const GIT_WORKER: &str = include_str!("../units/git.conf");
+const RELAY: &str = include_str!("../units/relay.conf");
 
-/// The unit of a user's agent.
-pub fn agent(user: &User) -> String {
-    format!("{AGENT_PREFIX}{}.service", user.as_str())
+/// A relay: what it relays, the credential that it alone is given, if any, and its own properties.
+pub struct Relay(pub &'static str, pub Option<&'static str>, &'static str);
+
+/// The model relay.
+pub const MODEL: Relay = Relay("model", Some("OPENAI_API_KEY"), include_str!("../units/model-relay.conf"));
+/// The git relay.
+pub const GIT: Relay = Relay("git", Some("GITEA_SYNC_SERVICE_TOKEN"), include_str!("../units/git-relay.conf"));
+/// The egress relay.
+pub const EGRESS: Relay = Relay("egress", None, include_str!("../units/egress-relay.conf"));
+
+/// The unit of a relay.
+pub fn relay(relay: &Relay) -> String {
+    format!("pi-gateway-relay-{}.service", relay.0)
 }
 
-/// The unit that a request means.
+/// The name of a unit.
 pub fn name(unit: &Unit) -> String {
     match unit {
-        Unit::Agent(user) => agent(user),
-        Unit::ModelRelay => MODEL_RELAY.to_owned(),
+        Unit::Agent(user) => format!("{AGENT_PREFIX}{}.service", user.as_str()),
+        Unit::Worker(user) => format!("pi-gateway-worker-{}.service", user.as_str()),
+        Unit::ModelRelay => relay(&MODEL),
+        Unit::GitRelay => relay(&GIT),
+        Unit::EgressRelay => relay(&EGRESS),
+        Unit::Git(user) => format!("pi-gateway-git-{}.service", user.as_str()),
     }
 }
 
-/// The lines of a file of `helper/units` that are no comments.
-fn lines(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter(|line| !line.starts_with('#'))
-}
-
-fn arguments(unit: &str, description: &str, properties: &[&str], command: &str) -> Vec<String> {
+/// The arguments for a unit of properties, one a line, and behind `-- ` its program, word by word; `#` begins a comment.
+fn arguments(unit: &str, description: &str, text: &str) -> Vec<String> {
+    let lines = |text: &str| text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>();
+    let (properties, program) = text.split_once("\n-- ").unwrap_or((text, ""));
     let mut all = ["--quiet", "--no-ask-password", "--slice=pi-gateway.slice"].map(str::to_owned).to_vec();
     all.extend([format!("--unit={unit}"), format!("--description={description}")]);
-    all.extend(properties.iter().flat_map(|text| lines(text)).map(|line| format!("--property={line}")));
-    all.extend(lines(command).flat_map(str::split_whitespace).map(str::to_owned));
+    all.extend(lines(properties).iter().map(|line| format!("--property={line}")));
+    all.push("--".to_owned());
+    all.extend(lines(program).iter().flat_map(|line| line.split_whitespace()).map(str::to_owned));
     all
 }
 
-/// The arguments that start an agent. `version` is systemd's.
-pub fn agent_arguments(settings: &Settings, version: u32, user: &User, uid: u32, run: &Run) -> Vec<String> {
-    let lifetime = (settings.number("RUN_TIMEOUT_MS") + settings.number("RUN_CANCEL_GRACE_MS")) / 1000 + 60;
-    let (uid, lifetime) = (uid.to_string(), lifetime.to_string());
-    let context = if settings.get("PI_DISABLE_CONTEXT_FILES") == "true" { "-nc" } else { "" };
-    let own = [("user", user.as_str()), ("run", run.as_str()), ("uid", &uid), ("lifetime", &lifetime)];
-    let names: Vec<_> = own.into_iter().chain([("context", context)]).chain(settings.all()).collect();
-    // No value holds a brace, so none is taken for a name.
-    let fill = |text: &str| {
-        names.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
+/// The arguments that start one of a user's units as his uid; `version` is systemd's, `run` that of an agent, or the job
+/// of a git worker.
+pub fn argv(settings: &Settings, version: u32, user: &User, uid: u32, unit: &Unit, run: Option<&Run>) -> Vec<String> {
+    let is = |name, value| settings.get(name) == value;
+    let context = if is("PI_DISABLE_CONTEXT_FILES", "true") { "-nc" } else { "" };
+    let git = if is("WORKSPACE_REMOTE_MODE", "gitea") { "git:4181" } else { "none" };
+    let (internet, egress) = if is("SANDBOX_INTERNET_ENABLED", "true") { (INTERNET, ",egress:4182") } else { ("", "") };
+    let newer = if version >= 257 { SANDBOX_257 } else { "" };
+    let (user, uid, run) = (user.as_str(), uid.to_string(), run.map_or("", Run::as_str));
+    let (told, files) = match unit {
+        Unit::Agent(_) => (format!("{RUN_DESCRIPTION}{run}"), [newer, internet, AGENT]),
+        Unit::Git(_) => (format!("{RUN_DESCRIPTION}{run}"), [newer, "", GIT_WORKER]),
+        _ => ("pi-gateway worker".to_owned(), [newer, "", WORKER]),
     };
-    let newer = if version >= 257 { AGENT_257 } else { "" };
-    let description = format!("{RUN_DESCRIPTION}{}", run.as_str());
-    arguments(&agent(user), &description, &[COMMON, &fill(AGENT), newer], &fill(COMMAND))
+    let own = [("user", user), ("uid", &uid), ("run", run), ("context", context), ("git", git), ("egress", egress)];
+    // No value holds a brace, so none is taken for a name.
+    let fill = |text: String, (name, value): (&str, &str)| text.replace(&format!("{{{name}}}"), value);
+    let text = own.into_iter().chain(settings.all()).fold([COMMON, SANDBOX, &files.concat()].concat(), fill);
+    arguments(&name(unit), &told, &text)
 }
 
-/// The arguments that start the model relay.
-pub fn relay_arguments() -> Vec<String> {
-    arguments(MODEL_RELAY, "pi-gateway model relay", &[COMMON, RELAY], RELAY_COMMAND)
+/// The arguments that start a relay.
+pub fn relay_argv(own: &Relay) -> Vec<String> {
+    let program = format!("\n-- /usr/lib/pi-gateway/pi-gateway-relay {}", own.0);
+    arguments(&relay(own), &format!("pi-gateway {} relay", own.0), &[COMMON, RELAY, own.2, &program].concat())
 }

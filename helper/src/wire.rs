@@ -12,8 +12,10 @@ use bincode::{Decode, Encode};
 
 use crate::names::{Run, User};
 
-/// The largest frame without its length, in bytes. The largest message needs 200.
-pub const MAX_FRAME: usize = 4096;
+/// The largest content of the Codex credential's file, in bytes; real ones have 5,000.
+pub const MAX_CONTENT: usize = 16 << 10;
+/// The largest frame without its length, in bytes: two contents of the Codex credential. Other messages need 200.
+pub const MAX_FRAME: usize = 2 * MAX_CONTENT + 1024;
 /// The version of these messages.
 pub const VERSION: u8 = 1;
 
@@ -22,8 +24,16 @@ pub const VERSION: u8 = 1;
 pub enum Unit {
     /// A user's agent.
     Agent(User),
+    /// A user's worker.
+    Worker(User),
     /// The model relay.
     ModelRelay,
+    /// The git relay.
+    GitRelay,
+    /// A user's git worker.
+    Git(User),
+    /// The egress relay.
+    EgressRelay,
 }
 
 /// What the front may ask for. This is the whole privileged surface.
@@ -31,18 +41,35 @@ pub enum Unit {
 pub enum Request {
     /// Start the user's agent for a run. Done already is done.
     StartAgent(User, Run),
-    /// Stop a user's agent to its last process.
+    /// Start the user's worker, which connects to the front. Done already is done.
+    StartWorker(User),
+    /// Stop a user's unit to its last process.
     Stop(Unit),
     /// Tell what a unit does or how it ended.
     Status(Unit),
     /// Forget how a run's agent ended and remove its input and output.
     Forget(User, Run),
+    /// Start the user's git worker for a job, which connects to the front. Done already is done.
+    StartGit(User, Run),
+    /// Replace what the Codex credential's file holds, the first, by the second; by an empty one: only tell. This one is
+    /// the model relay's, all others are the front's.
+    StoreCodexToken(Hidden, Hidden),
+}
+
+/// Bytes that are secret: what is shown of them is how many they are.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Hidden(pub Vec<u8>);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
 }
 
 /// What the launcher answers.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Reply {
-    /// The agent is up, as this uid.
+    /// The unit is up, as this uid.
     Started(u32),
     /// No process of the unit is left.
     Stopped,
@@ -52,6 +79,8 @@ pub enum Reply {
     Forgotten,
     /// It was not done.
     Refused(Refusal),
+    /// What the Codex credential's file holds now.
+    CodexToken(Hidden),
 }
 
 /// What systemd says of a unit.
@@ -104,13 +133,13 @@ pub enum Outcome {
 /// Why something was not done.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Refusal {
-    /// The user's agent is up for another run (None: not one of ours), or about to end.
+    /// The user's agent is up for another run (None: not one of ours), or the unit is about to end.
     Busy(Option<Run>),
     /// As many agents are up as `MAX_CONCURRENT_RUNS`, the number here, allows.
     Full(u64),
     /// systemd could not start the unit; the exit status says at which step (`systemd.exec(5)`, "Process Exit Codes").
     StartFailed(i32),
-    /// The launcher starts and stops this unit itself, nobody else.
+    /// The launcher starts and stops this unit itself, nobody else; or the request is another peer's.
     NotYours,
     /// A step of the launcher's own failed, and nothing was done; its log has the cause.
     Failed(Step),
@@ -126,6 +155,7 @@ pub enum Step {
     UserDirectories,
     RunFiles,
     WaitForTurn,
+    CodexFile,
 }
 
 const fn config() -> Configuration<LittleEndian, Fixint, Limit<MAX_FRAME>> {

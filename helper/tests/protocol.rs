@@ -48,7 +48,10 @@ fn the_limits_are_in_the_document() {
 fn the_relay_is_given_the_time_that_is_in_the_document() {
     let document = read("../docs/protocol.md");
     assert!(read("src/enter.rs").contains("const RELAY_PATIENCE: i64 = 5;") && document.contains("waits up to 5 s"));
-    assert!(read("src/enter.rs").contains("\"1 model {}\"") && document.contains("`1 model <run id>`"));
+    assert!(
+        read("src/enter.rs").contains("\"1 {name} {}\"")
+            && document.contains("`1 model <run id>`, `1 git <job id>` or `1 egress <run id>`")
+    );
 }
 
 #[test]
@@ -82,12 +85,13 @@ fn the_budget_and_the_crates_are_in_the_document() {
     assert!(workspace.contains("bincode = { version = \"=2.0.1\"") && document.contains("2.0.1"));
 }
 
-/// What is logged of a request and a reply is their Debug form. It can hold no secret when nothing in it is a free text.
+/// What is logged of a request and a reply is their Debug form. It can hold no secret when nothing in it is a free text,
+/// and bytes that are secret show their number only.
 #[test]
 fn messages_are_made_of_names_numbers_and_states_only() {
     let source = read("src/wire.rs");
     let messages = source.split("const fn config()").next().unwrap();
-    let known = "User Run Unit UnitState Activity Outcome Refusal Step u32 u64 i32 Option";
+    let known = "User Run Unit UnitState Activity Outcome Refusal Step Hidden u32 u64 i32 Option";
     let mut types = 0;
     for line in messages.lines().map(str::trim).filter(|line| !line.starts_with("//") && !line.starts_with('#')) {
         let field =
@@ -104,17 +108,22 @@ fn messages_are_made_of_names_numbers_and_states_only() {
 #[test]
 fn what_is_logged_of_a_request_is_its_names() {
     use pi_gateway_helper::names::{Run, User};
-    use pi_gateway_helper::wire::{Request, Unit};
+    use pi_gateway_helper::wire::{Hidden, Reply, Request, Unit};
+    let hidden = || Hidden(b"rt-secret-of-17-b".to_vec());
     let id = "01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d";
     let (user, run) = (User::parse("a.b").unwrap(), Run::parse(id).unwrap());
     for (request, form) in [
         (Request::StartAgent(user.clone(), run.clone()), format!("StartAgent(User(\"a.b\"), Run(\"{id}\"))")),
         (Request::Stop(Unit::Agent(user.clone())), "Stop(Agent(User(\"a.b\")))".to_owned()),
         (Request::Status(Unit::ModelRelay), "Status(ModelRelay)".to_owned()),
+        (Request::Status(Unit::GitRelay), "Status(GitRelay)".to_owned()),
+        (Request::Status(Unit::EgressRelay), "Status(EgressRelay)".to_owned()),
+        (Request::StoreCodexToken(hidden(), Hidden(vec![])), "StoreCodexToken(17 bytes, 0 bytes)".to_owned()),
         (Request::Forget(user, run), format!("Forget(User(\"a.b\"), Run(\"{id}\"))")),
     ] {
         assert_eq!(format!("{request:?}"), form);
     }
+    assert_eq!(format!("{:?} {:#?}", Reply::CodexToken(hidden()), hidden()), "CodexToken(17 bytes) 17 bytes");
 }
 
 #[test]
@@ -125,12 +134,14 @@ fn the_steps_of_a_start_are_numbered_alike_in_code_and_document() {
         let told: Vec<String> =
             format!("1. {section}").lines().take_while(|line| !line.is_empty()).map(str::to_owned).collect();
         let source = read(file);
-        let steps: Vec<String> = source
+        let mut steps: Vec<String> = source
             .lines()
             .filter_map(|line| line.trim().strip_prefix("// "))
             .filter(|line| line.starts_with(|c: char| c.is_ascii_digit()) && line[1..].starts_with(". "))
             .map(str::to_owned)
             .collect();
+        // Those that a worker's start takes as well stand in a function of their own.
+        steps.sort();
         assert_eq!(told, steps, "{file}");
     }
 }

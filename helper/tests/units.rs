@@ -5,7 +5,8 @@
 
 use pi_gateway_helper::names::{Run, User};
 use pi_gateway_helper::settings::Settings;
-use pi_gateway_helper::units::{agent_arguments, relay_arguments};
+use pi_gateway_helper::units::{EGRESS, GIT, MODEL, argv, relay_argv};
+use pi_gateway_helper::wire::Unit;
 use proptest::prelude::*;
 
 const RUN: &str = "01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d";
@@ -17,7 +18,8 @@ fn settings_text() -> &'static str {
          PI_SANDBOX_AGENTS_PATH=/usr/lib/pi-gateway/trusted/AGENTS.md\n\
          PI_GATEWAY_MODELS=/usr/lib/pi-gateway/trusted/models.json\nPI_GATEWAY_DEFAULT_MODEL=gpt-6-sol\n\
          PI_DISABLE_CONTEXT_FILES=true\nSANDBOX_MEMORY_MAX=1G\nSANDBOX_TASKS_MAX=256\nSANDBOX_CPU_QUOTA=100%\n\
-         RUN_TIMEOUT_MS=1800000\nRUN_CANCEL_GRACE_MS=5000\nMAX_CONCURRENT_RUNS=8\n"
+         RUN_TIMEOUT_MS=1800000\nRUN_CANCEL_GRACE_MS=5000\nMAX_CONCURRENT_RUNS=8\nWORKSPACE_REMOTE_MODE=none\n\
+         WORKSPACE_FINALIZATION_TIMEOUT_MS=120000\nSANDBOX_INTERNET_ENABLED=false\n"
 }
 
 fn settings() -> Settings {
@@ -36,15 +38,37 @@ fn golden(name: &str, arguments: &[String]) {
 #[test]
 fn the_arguments_are_those_of_the_golden_files() {
     let (user, run) = (User::parse("alice").unwrap(), Run::parse(RUN).unwrap());
-    golden("agent-252.argv", &agent_arguments(&settings(), 252, &user, 1_879_048_193, &run));
-    golden("agent-257.argv", &agent_arguments(&settings(), 257, &user, 1_879_048_193, &run));
-    golden("model-relay.argv", &relay_arguments());
+    for version in [252, 257] {
+        let of = |unit, run| argv(&settings(), version, &user, 1_879_048_193, &unit, run);
+        golden(&format!("agent-{version}.argv"), &of(Unit::Agent(user.clone()), Some(&run)));
+        golden(&format!("worker-{version}.argv"), &of(Unit::Worker(user.clone()), None));
+        golden(&format!("git-{version}.argv"), &of(Unit::Git(user.clone()), Some(&run)));
+    }
+    let online = Settings::new(&settings_text().replace("ENABLED=false", "ENABLED=true")).unwrap();
+    let agent = argv(&online, 252, &user, 1_879_048_193, &Unit::Agent(user.clone()), Some(&run));
+    golden("agent-online-252.argv", &agent);
+    // The internet is the agent's alone.
+    for (unit, run) in [(Unit::Worker(user.clone()), None), (Unit::Git(user.clone()), Some(&run))] {
+        assert_eq!(argv(&online, 252, &user, 1, &unit, run), argv(&settings(), 252, &user, 1, &unit, run));
+    }
+    golden("model-relay.argv", &relay_argv(&MODEL));
+    golden("git-relay.argv", &relay_argv(&GIT));
+    golden("egress-relay.argv", &relay_argv(&EGRESS));
 }
 
 #[test]
 fn nothing_is_there_that_leaks_loses_failures_or_hides_the_root() {
     let (user, run) = (User::parse("alice").unwrap(), Run::parse(RUN).unwrap());
-    for arguments in [agent_arguments(&settings(), 257, &user, 1, &run), relay_arguments()] {
+    let online = Settings::new(&settings_text().replace("ENABLED=false", "ENABLED=true")).unwrap();
+    let of = |unit, run| argv(&online, 257, &user, 1, &unit, run);
+    for arguments in [
+        of(Unit::Agent(user.clone()), Some(&run)),
+        of(Unit::Worker(user.clone()), None),
+        of(Unit::Git(user.clone()), Some(&run)),
+        relay_argv(&MODEL),
+        relay_argv(&GIT),
+        relay_argv(&EGRESS),
+    ] {
         let all = arguments.join("\n");
         for bad in [
             "SetCredential",
@@ -69,7 +93,7 @@ proptest! {
     fn no_name_or_setting_changes_the_number_of_arguments_or_brings_what_systemd_expands(
         name in "[a-z0-9._-]{1,40}",
         run in "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
-        values in prop::collection::vec("[ -~]{1,12}|[a-z0-9/%:._+-]{1,12}|[0-9]{1,3}%", 15),
+        values in prop::collection::vec("[ -~]{1,12}|[a-z0-9/%:._+-]{1,12}|[0-9]{1,3}%", 18),
     ) {
         let Ok(user) = User::parse(&name) else { return Ok(()) };
         let run = Run::parse(&run).unwrap();
@@ -81,8 +105,11 @@ proptest! {
                 format!("{name}={}\n", if index == chosen { any } else { *good })
             };
             let Ok(settings) = Settings::new(&any.iter().enumerate().map(line).collect::<String>()) else { continue };
-            let arguments = agent_arguments(&settings, 252, &user, 1_879_048_193, &run);
-            let plain = agent_arguments(&self::settings(), 252, &User::parse("a").unwrap(), 1_879_048_193, &run);
+            let of = |settings, user| {
+                argv(settings, 252, user, 1_879_048_193, &Unit::Agent(user.clone()), Some(&run))
+            };
+            let arguments = of(&settings, &user);
+            let plain = of(&self::settings(), &User::parse("a").unwrap());
             let context = usize::from(settings.get("PI_DISABLE_CONTEXT_FILES") != "true");
             prop_assert_eq!(arguments.len() + context, plain.len());
             for argument in &arguments {

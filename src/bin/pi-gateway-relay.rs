@@ -1,20 +1,21 @@
-//! `pi-gateway-relay model`: see `pi_gateway::relay`.
+//! `pi-gateway-relay model`, `pi-gateway-relay git` and `pi-gateway-relay egress`: see `pi_gateway::relay`.
 
 use std::process::ExitCode;
 
-use pi_gateway::relay::service::{Places, StartError, run};
+use pi_gateway::relay::service::StartError;
+use pi_gateway::relay::{egress, git, model};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-const USAGE: &str = "usage: pi-gateway-relay model";
+const USAGE: &str = "usage: pi-gateway-relay model|git|egress";
 /// EX_CONFIG of sysexits.h.
 const EXIT_CONFIG: u8 = 78;
 /// EX_USAGE of sysexits.h.
 const EXIT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    let Some(places) = arguments() else {
+    let Some(program) = arguments() else {
         eprintln!("{USAGE}");
         return ExitCode::from(EXIT_USAGE);
     };
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
     let filter = Targets::new().with_default(LevelFilter::WARN).with_target("pi_gateway", LevelFilter::INFO);
     let json = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
     tracing_subscriber::registry().with(filter).with(json).init();
-    match run(&places) {
+    match program.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             for line in error.to_string().lines() {
@@ -36,21 +37,47 @@ fn main() -> ExitCode {
     }
 }
 
-/// Tests put the files elsewhere; who may hand something over and what is forwarded cannot be changed here.
-fn arguments() -> Option<Places> {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next()? != "model" {
-        return None;
+/// One of the relays, and where its files are.
+enum Program {
+    Model(model::service::Places),
+    Git(git::service::Places),
+    Egress(egress::service::Places),
+}
+
+impl Program {
+    fn run(&self) -> Result<(), StartError> {
+        match self {
+            Self::Model(places) => model::service::run(places),
+            Self::Git(places) => git::service::run(places),
+            Self::Egress(places) => egress::service::run(places),
+        }
     }
-    let mut places = Places::default();
+}
+
+/// Tests put the files elsewhere; who may hand something over and what is forwarded cannot be changed here.
+fn arguments() -> Option<Program> {
+    let mut arguments = std::env::args_os().skip(1);
+    let mut program = match arguments.next()?.to_str()? {
+        "model" => Program::Model(model::service::Places::default()),
+        "git" => Program::Git(git::service::Places::default()),
+        "egress" => Program::Egress(egress::service::Places::default()),
+        _ => return None,
+    };
     while let Some(name) = arguments.next() {
-        let value = arguments.next()?;
-        match name.to_str()? {
-            "--config" => places.config = value.into(),
-            "--socket" => places.socket = value.into(),
-            "--usage" => places.usage = value.into(),
+        let value = arguments.next()?.into();
+        match (&mut program, name.to_str()?) {
+            (Program::Model(places), "--config") => places.config = value,
+            (Program::Model(places), "--socket") => places.socket = value,
+            (Program::Model(places), "--usage") => places.usage = value,
+            (Program::Model(places), "--launcher") => places.launcher = value,
+            (Program::Model(places), "--front") => places.front = value,
+            (Program::Git(places), "--config") => places.config = value,
+            (Program::Git(places), "--socket") => places.socket = value,
+            (Program::Git(places), "--registry") => places.registry = value,
+            (Program::Egress(places), "--config") => places.config = value,
+            (Program::Egress(places), "--socket") => places.socket = value,
             _ => return None,
         }
     }
-    Some(places)
+    Some(program)
 }

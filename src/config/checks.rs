@@ -41,6 +41,12 @@ pub fn state_path(value: &str) -> Checked {
     )
 }
 
+/// A directory for exported sites, which the front's unit may write to.
+pub fn sites_path(value: &str) -> Checked {
+    path(value)?;
+    holds(value.starts_with("/var/lib/") || value.starts_with("/srv/"), "must lie below /var/lib or /srv")
+}
+
 /// A program that a sandbox can see.
 pub fn program_path(value: &str) -> Checked {
     path(value)?;
@@ -102,7 +108,32 @@ pub fn url(value: &str) -> Checked {
 
 /// The address of an upstream: https, or http to this machine; the key goes with each request. The relay's own rule.
 pub fn upstream(value: &str) -> Checked {
-    crate::relay::config::endpoint(value).map(drop)
+    crate::relay::model::config::endpoint(value).map(drop)
+}
+
+/// The same for the models of a ChatGPT account.
+pub fn codex_upstream(value: &str) -> Checked {
+    crate::relay::model::codex::endpoint(value).map(drop)
+}
+
+/// Where its tokens are exchanged: a refresh token goes there.
+pub fn codex_token_url(value: &str) -> Checked {
+    crate::relay::model::codex::token_url(value).map(drop)
+}
+
+/// The file with a ChatGPT account, or nothing. It must lie where the launcher can write and nobody else can look.
+pub fn codex_file(value: &str) -> Checked {
+    let directory = super::credentials::DIRECTORY;
+    let name = value.strip_prefix(directory).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
+    let fits = value.is_empty() || (path(value).is_ok() && !name.is_empty() && !name.contains('/'));
+    let taken = super::variables::CREDENTIALS.iter().any(|(known, ..)| *known == name);
+    holds(
+        fits && !taken,
+        &format!(
+            "must be a file of its own in {directory}, such as {directory}/codex.json: \
+             `install -D -m 0600 ~/.codex/auth.json {directory}/codex.json`, then use that one only here: its tokens rotate"
+        ),
+    )
 }
 
 /// Origins of pages, separated by commas.
@@ -153,14 +184,10 @@ pub fn optional_line(value: &str) -> Checked {
     if value.is_empty() { Ok(()) } else { line(value) }
 }
 
-/// A path, or nothing.
-pub fn optional_path(value: &str) -> Checked {
-    if value.is_empty() { Ok(()) } else { path(value) }
-}
-
-/// A URL, or nothing.
-pub fn optional_url(value: &str) -> Checked {
-    if value.is_empty() { Ok(()) } else { url(value) }
+/// The address of a Gitea, or nothing: https, or http to this machine; the token goes with each request. The relay's
+/// own rule, beside that of all URLs.
+pub fn gitea(value: &str) -> Checked {
+    if value.is_empty() { Ok(()) } else { url(value).and_then(|()| crate::relay::git::config::base(value).map(drop)) }
 }
 
 /// An e-mail address, roughly.

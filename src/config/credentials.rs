@@ -1,13 +1,14 @@
 //! Moves credentials that stand in the configuration file to where they belong. Run by the operator as root:
 //! `pi-gateway move-credentials`.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
 use super::syntax;
 use super::variables::CREDENTIALS;
+use crate::durable::{self, Access};
 
 /// Where credentials belong.
 pub const DIRECTORY: &str = "/etc/pi-gateway/credentials";
@@ -49,31 +50,21 @@ fn write_credential(directory: &Path, name: &str, value: &str) -> io::Result<()>
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    let temporary = directory.join(format!(".{name}.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    file.write_all(value.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(temporary, directory.join(name))
+    durable::write(&directory.join(name), value.as_bytes(), Access::PRIVATE)
 }
 
 /// Replaces the configuration file, which keeps its owner and mode.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let found = fs::metadata(path)?;
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    fchown(&file, Some(found.uid()), Some(found.gid()))?;
-    file.set_permissions(found.permissions())?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    let access = Access { mode: found.mode() & 0o7777, owner: Some((found.uid(), found.gid())) };
+    durable::write(path, text.as_bytes(), access)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn credentials_move_whole_whatever_their_line_looks_like() {

@@ -3,7 +3,7 @@
 //! Each program takes what it reads from the same table. What is wrong stops the start with exit status 78 and names the
 //! variable, what is wrong and what would be right; a value is never repeated, because it may be a secret.
 
-mod checks;
+pub(crate) mod checks;
 pub mod credentials;
 pub mod project;
 pub mod reference;
@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::git;
 use values::Values;
 
 /// The configuration file.
@@ -66,7 +67,11 @@ pub struct Paths {
     pub state: PathBuf,
     pub raw: PathBuf,
     pub usage: PathBuf,
+    pub registry: PathBuf,
     pub launcher_socket: PathBuf,
+    pub worker_socket: PathBuf,
+    pub git_socket: PathBuf,
+    pub image_socket: PathBuf,
 }
 
 impl Default for Paths {
@@ -75,7 +80,11 @@ impl Default for Paths {
             state: "/var/lib/pi-gateway/front".into(),
             raw: "/var/lib/pi-gateway/raw".into(),
             usage: "/var/lib/pi-gateway/usage".into(),
+            registry: pi_gateway_helper::uids::REGISTRY.into(),
             launcher_socket: "/run/pi-gateway/launcher/launcher.sock".into(),
+            worker_socket: "/run/pi-gateway/worker/worker.sock".into(),
+            git_socket: "/run/pi-gateway/worker/git.sock".into(),
+            image_socket: "/run/pi-gateway/relay-front/model.sock".into(),
         }
     }
 }
@@ -91,10 +100,15 @@ pub struct Config {
     pub cancel_grace: Duration,
     pub run_retention: Duration,
     pub max_concurrent_runs: usize,
+    pub max_upload: u64,
+    pub workspace_quota: u64,
+    pub sandbox_internet: bool,
     pub models_path: PathBuf,
     pub default_model: String,
     pub cors_origins: Vec<String>,
     pub jwt: JwtConfig,
+    pub git: git::Configuration,
+    pub sites: Option<PathBuf>,
     pub paths: Paths,
 }
 
@@ -127,6 +141,9 @@ impl Config {
             cancel_grace: milliseconds("RUN_CANCEL_GRACE_MS"),
             run_retention: Duration::from_secs(values.number("RUN_RETENTION_DAYS") * 86_400),
             max_concurrent_runs: usize::try_from(values.number("MAX_CONCURRENT_RUNS")).unwrap_or(1),
+            max_upload: values.number("MAX_UPLOAD_MB") << 20,
+            workspace_quota: values.number("WORKSPACE_QUOTA_MB") << 20,
+            sandbox_internet: values.get("SANDBOX_INTERNET_ENABLED") == "true",
             models_path: values.get("PI_GATEWAY_MODELS").into(),
             default_model: values.get("PI_GATEWAY_DEFAULT_MODEL").to_owned(),
             cors_origins: origins.map(str::to_owned).collect(),
@@ -137,6 +154,18 @@ impl Config {
                 user_claim: values.get("JWT_USER_CLAIM").to_owned(),
                 max_lifetime: Duration::from_secs(values.number("JWT_MAX_LIFETIME_S")),
             },
+            git: git::Configuration {
+                enabled: values.get("WORKSPACE_GIT_INIT_ENABLED") == "true",
+                branch: values.get("WORKSPACE_GIT_DEFAULT_BRANCH").to_owned(),
+                initial_message: values.get("WORKSPACE_GIT_INITIAL_COMMIT_MESSAGE").to_owned(),
+                author: values.get("WORKSPACE_AUTO_COMMIT_AUTHOR_NAME").to_owned(),
+                email: values.get("WORKSPACE_AUTO_COMMIT_AUTHOR_EMAIL").to_owned(),
+                prefix: values.get("WORKSPACE_AUTO_COMMIT_MESSAGE_PREFIX").to_owned(),
+                quota: values.number("WORKSPACE_QUOTA_MB") << 20,
+                remote: (values.get("WORKSPACE_REMOTE_MODE") == "gitea")
+                    .then(|| values.get("GITEA_WORKSPACE_REPO_NAME").to_owned()),
+            },
+            sites: text("SITES_DIR").map(PathBuf::from),
             paths: Paths::default(),
         })
     }

@@ -1,18 +1,23 @@
-//! What the launcher and the relays may know of the configuration: a file each, written by root before they start, with
-//! the values of exactly the variables whose readers they are. No secret has such a reader.
+//! What the launcher and the relays may know of the configuration: the values of exactly the variables whose readers they
+//! are. Each relay has a file, written by root before it starts; the launcher, which has them written, is told. No secret
+//! has such a reader.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use super::values::Values;
 use super::variables::{self, Reader};
+use crate::durable::{self, Access};
 
 /// The files and their readers.
-const FILES: [(&str, Reader); 2] = [("launcher.env", Reader::Launcher), ("relay-model.env", Reader::ModelRelay)];
+const FILES: [(&str, Reader); 3] = [
+    ("relay-model.env", Reader::ModelRelay),
+    ("relay-git.env", Reader::GitRelay),
+    ("relay-egress.env", Reader::EgressRelay),
+];
 
-/// The text of a reader's file.
+/// What a reader may know, a line `NAME=VALUE` each.
 pub fn text(values: &Values, reader: Reader) -> String {
     variables::all()
         .filter(|variable| variable.readers.contains(&reader))
@@ -31,12 +36,7 @@ pub fn write(values: &Values, directory: &Path) -> io::Result<()> {
         if fs::read_to_string(&path).is_ok_and(|known| known == text) {
             continue;
         }
-        let temporary = directory.join(format!(".{name}.new"));
-        let mut file = File::create(&temporary)?;
-        file.set_permissions(fs::Permissions::from_mode(0o644))?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
+        durable::write(&path, text.as_bytes(), Access { mode: 0o644, owner: None })?;
     }
     Ok(())
 }
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn no_reader_but_the_front_gets_the_secret_and_the_launcher_takes_its_file() {
+    fn no_reader_but_the_front_gets_the_secret_and_the_launcher_takes_what_it_is_told() {
         for reader in [Reader::Launcher, Reader::ModelRelay, Reader::GitRelay, Reader::EgressRelay, Reader::Worker] {
             assert!(!text(&values(""), reader).contains(SECRET), "{reader:?}");
         }
@@ -67,10 +67,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write(&values(""), dir.path()).unwrap();
         let inode = |name: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir.path().join(name)).unwrap());
-        let before = (inode("launcher.env"), inode("relay-model.env"));
-        write(&values("RUN_CANCEL_GRACE_MS=6000\n"), dir.path()).unwrap();
-        assert_ne!(before.0, inode("launcher.env"));
+        let before = (inode("relay-egress.env"), inode("relay-model.env"));
+        write(&values("SANDBOX_INTERNET_ALLOW=example.org\n"), dir.path()).unwrap();
+        assert_ne!(before.0, inode("relay-egress.env"));
         assert_eq!(before.1, inode("relay-model.env"));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), FILES.len());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::variables::{CREDENTIALS, GROUPS, NOT_IN_EFFECT, Reader};
+use super::variables::{CREDENTIALS, GROUPS, Reader};
 
 fn program(reader: Reader) -> &'static str {
     match reader {
@@ -27,13 +27,9 @@ pub fn markdown() -> String {
                 (false, "") => String::new(),
                 (false, default) => format!("`{default}`"),
             };
-            let meaning = match NOT_IN_EFFECT.contains(&variable.name) {
-                true => format!("{} (not in effect in this version)", variable.meaning),
-                false => variable.meaning.to_owned(),
-            };
             let readers: Vec<&str> = variable.readers.iter().map(|reader| program(*reader)).collect();
             let readers = readers.join(", ");
-            let _ = writeln!(text, "| `{}` | {default} | {} | {readers} |", variable.name, meaning);
+            let _ = writeln!(text, "| `{}` | {default} | {} | {readers} |", variable.name, variable.meaning);
         }
         text.push('\n');
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::Mistakes;
 use super::syntax;
-use super::variables::{self, CREDENTIALS, NOT_IN_EFFECT};
+use super::variables::{self, CREDENTIALS};
 
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 64 << 10;
@@ -81,10 +81,7 @@ impl Values {
         let values = Values(values);
         mistakes.extend(values.contradictions());
         let unknown = given.iter().filter(|(name, _)| !is_known(name));
-        let unknown = unknown.map(|(name, _)| format!("{name}: no variable of pi-gateway{}", nearest(name)));
-        let early = NOT_IN_EFFECT.iter().filter(|name| !set(name).is_empty());
-        let early = early.map(|name| format!("{name}: not in effect in this version"));
-        let warnings = unknown.chain(early).collect();
+        let warnings = unknown.map(|(name, _)| format!("{name}: no variable of pi-gateway{}", nearest(name))).collect();
         if mistakes.is_empty() { Ok((values, warnings)) } else { Err(Mistakes(mistakes)) }
     }
 
@@ -108,13 +105,25 @@ impl Values {
                 }
             }
         }
+        let egress = crate::relay::egress::limits::PORT;
+        if self.get("SANDBOX_INTERNET_ENABLED") == "true" && self.number("INTERNAL_PROVIDER_PORT") == u64::from(egress)
+        {
+            found.push(format!("INTERNAL_PROVIDER_PORT: {egress} is the proxy's with SANDBOX_INTERNET_ENABLED=true"));
+        }
         let directories = (self.get("BASE_WORKDIR"), self.get("SESSION_DIR"));
         let within = |inner: &str, outer: &str| Path::new(inner).starts_with(outer);
         if within(directories.0, directories.1) || within(directories.1, directories.0) {
             found.push("SESSION_DIR: must not be BASE_WORKDIR, in it, or around it".to_owned());
         }
         let own = ["", "/raw", "/front", "/usage", "/uids"].map(|part| format!("/var/lib/pi-gateway{part}"));
-        for (name, directory) in [("BASE_WORKDIR", directories.0), ("SESSION_DIR", directories.1)] {
+        let sites = self.get("SITES_DIR");
+        if !sites.is_empty()
+            && [directories.0, directories.1].iter().any(|users| within(sites, users) || within(users, sites))
+        {
+            found.push("SITES_DIR: must not be BASE_WORKDIR or SESSION_DIR, in one, or around one".to_owned());
+        }
+        for (name, directory) in [("BASE_WORKDIR", directories.0), ("SESSION_DIR", directories.1), ("SITES_DIR", sites)]
+        {
             if directory == own[0] || own[1..].iter().any(|own| within(directory, own)) {
                 found.push(format!("{name}: is one of the gateway's own directories; take one beside them"));
             }
@@ -216,8 +225,6 @@ mod tests {
         let (_, warnings) = Values::check(&format!("{SECRET}MAX_UPLOAD_MBS=1\nSOMETHING_ELSE=1\n")).ok().unwrap();
         assert_eq!(warnings[0], "MAX_UPLOAD_MBS: no variable of pi-gateway; is MAX_UPLOAD_MB meant?");
         assert_eq!(warnings[1], "SOMETHING_ELSE: no variable of pi-gateway");
-        let (_, early) = Values::check(&format!("{SECRET}WORKSPACE_QUOTA_MB=100\n")).ok().unwrap();
-        assert_eq!(early, ["WORKSPACE_QUOTA_MB: not in effect in this version"]);
     }
 
     #[test]
@@ -236,6 +243,28 @@ mod tests {
     }
 
     #[test]
+    fn the_account_lies_beside_the_credentials_and_is_sent_nowhere_in_the_clear() {
+        let place = "/etc/pi-gateway/credentials";
+        for (file, good) in [
+            (format!("{place}/codex.json"), true),
+            (format!("{place}/OPENAI_API_KEY"), false),
+            (format!("{place}/a/b"), false),
+            (format!("{place}/../x"), false),
+            (format!("{place}x"), false),
+            ("/root/.codex/auth.json".to_owned(), false),
+            ("codex.json".to_owned(), false),
+        ] {
+            let found = mistakes(&format!("{SECRET}PI_GATEWAY_CODEX_AUTH_FILE={file}\n"));
+            assert_eq!(found.is_empty(), good, "{file}");
+            assert!(good || found[0].contains("install -D -m 0600"), "{found:?}");
+        }
+        for name in ["PI_GATEWAY_CODEX_TOKEN_URL", "PI_GATEWAY_CODEX_UPSTREAM_BASE_URL"] {
+            assert_eq!(mistakes(&format!("{SECRET}{name}=http://chatgpt.com/x\n")).len(), 1);
+            assert!(mistakes(&format!("{SECRET}{name}=http://127.0.0.1:9/x\n")).is_empty());
+        }
+    }
+
+    #[test]
     fn what_is_wrong_together_is_told() {
         let found = mistakes(&format!("{SECRET}WORKSPACE_REMOTE_MODE=gitea\n"));
         assert_eq!(found.len(), 2, "{found:?}");
@@ -243,8 +272,19 @@ mod tests {
             let found = mistakes(&format!("{SECRET}BASE_WORKDIR={own}\nSESSION_DIR=/srv/sessions\n"));
             assert_eq!(found.len(), 1, "{own}: {found:?}");
         }
+        let internet = "SANDBOX_INTERNET_ENABLED=true\nSANDBOX_INTERNET_ALLOW=*.example.org, packages.example.net\n";
+        assert_eq!(mistakes(&format!("{SECRET}{internet}")), Vec::<String>::new());
+        assert_eq!(mistakes(&format!("{SECRET}{internet}INTERNAL_PROVIDER_PORT=4182\n")).len(), 1);
         let hint = mistakes("JWT_SHARED_SECRT=q3VtN0m1c2ZLw8Jx5RbYtPzKdHfGsAeUiOp\n");
         assert!(hint[0].contains("The file has JWT_SHARED_SECRT"), "{hint:?}");
+        for (sites, good) in [
+            ("/var/lib/pi-gateway/sites", true),
+            ("/var/lib/pi-gateway/front", false),
+            ("/var/lib/pi-gateway/workspaces/sites", false),
+            ("/etc/sites", false),
+        ] {
+            assert_eq!(mistakes(&format!("{SECRET}SITES_DIR={sites}\n")).is_empty(), good, "{sites}");
+        }
         let nested = "SESSION_DIR=/var/lib/pi-gateway/workspaces/sessions\n";
         assert_eq!(mistakes(&format!("{SECRET}{nested}")).len(), 1);
     }
@@ -275,7 +315,7 @@ mod tests {
             JWT_ISSUER JWT_AUDIENCE JWT_USER_CLAIM JWT_MAX_LIFETIME_S OPENAI_BASE_URL PI_GATEWAY_MODELS \
             PI_GATEWAY_DEFAULT_MODEL SANDBOX_MEMORY_MAX SANDBOX_TASKS_MAX SANDBOX_CPU_QUOTA RUN_TIMEOUT_MS \
             RUN_CANCEL_GRACE_MS MAX_CONCURRENT_RUNS WORKSPACE_QUOTA_MB RUN_RETENTION_DAYS SITES_DIR CORS_ORIGINS \
-            USER_DAILY_TOKEN_BUDGET SANDBOX_INTERNET_ALLOW";
+            USER_DAILY_TOKEN_BUDGET SANDBOX_INTERNET_ALLOW PI_GATEWAY_CODEX_TOKEN_URL";
         for name in names.split_whitespace() {
             assert!(is_known(name), "{name}");
         }

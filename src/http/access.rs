@@ -12,8 +12,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
-use super::App;
-use super::problem::{Problem, REQUEST_TIMEOUT};
+use super::problem::Problem;
+use super::seats::{self, Held};
+use super::{App, framing};
 
 /// The request's id, in both directions.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -39,13 +40,16 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let user = LogUser::default();
     request.extensions_mut().insert(user.clone());
+    let held = Held::default();
+    request.extensions_mut().insert(held.clone());
     // A stream's response is there at once; what follows is bounded by its own rules.
-    let limit = app.request_timeout + super::runs::wait_of(&request);
-    let mut response = match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => {
-            Problem::new(REQUEST_TIMEOUT, "The request was not complete in time (REQUEST_TIMEOUT_MS).").into_response()
-        }
+    let limit = app.request_timeout + super::runs::wait_of(&request) + super::workspace::time_of(&app, &request);
+    let mut response = match framing::refuse(&request) {
+        Some(refusal) => refusal,
+        None => match tokio::time::timeout(limit, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => Problem::late().into_response(),
+        },
     };
     tracing::info!(
         request = id.to_str().unwrap_or_default(),
@@ -57,7 +61,7 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
         "request"
     );
     response.headers_mut().insert(X_REQUEST_ID, id);
-    response
+    seats::keep(response, &held)
 }
 
 /// The caller's id when it is a harmless word, otherwise a new one.

@@ -1,15 +1,16 @@
 //! Reading and judging the body of `POST /runs`. What it refuses changes nothing.
 
 use axum::body::Bytes;
-use axum::extract::FromRequestParts;
-use axum::extract::rejection::BytesRejection;
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{FromRequest, Request};
+use axum::http::{StatusCode, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use pi_gateway_helper::names::User;
 use serde::de::DeserializeOwned;
 
+use super::App;
 use super::problem::{self, Problem};
+use super::room::Place;
 use crate::models::Thinking;
 use crate::runs::Services;
 use crate::runs::record::RunRequest;
@@ -27,19 +28,42 @@ const MAX_LABELS: usize = 16;
 const MAX_LABEL_KEY: usize = 64;
 const MAX_LABEL_VALUE: usize = 512;
 
-/// The bytes of a JSON body.
-pub fn read(headers: &HeaderMap, bytes: Result<Bytes, BytesRejection>) -> Result<Bytes, Box<Problem>> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        return Err(Problem::new(problem::UNSUPPORTED_MEDIA_TYPE, "Send it as application/json."));
-    }
-    bytes.map_err(|error| match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(problem::PAYLOAD_TOO_LARGE, format!("At most {} MiB.", MAX_BODY >> 20))
+/// The bytes of a JSON body, and the memory that is set aside for what is made of them. They must arrive within
+/// `REQUEST_TIMEOUT_MS`, whatever the request may take besides. Comes after the [`Caller`](super::caller::Caller), whose
+/// memory it takes.
+pub struct Json(pub Bytes, pub Place);
+
+impl FromRequest<App> for Json {
+    type Rejection = Box<Problem>;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Self::Rejection> {
+        let content_type = request.headers().get(header::CONTENT_TYPE);
+        let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case("application/json") {
+            return Err(Problem::new(problem::UNSUPPORTED_MEDIA_TYPE, "Send it as application/json."));
         }
-        _ => Problem::new(problem::MALFORMED_JSON, "The body did not arrive whole."),
-    })
+        let too_large = || Problem::new(problem::PAYLOAD_TOO_LARGE, format!("At most {} MiB.", MAX_BODY >> 20));
+        // Refused before a byte is asked for, so that a client with `Expect: 100-continue` does not send it.
+        let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        let length = length.and_then(|length| length.parse::<usize>().ok());
+        if length.is_some_and(|length| length > MAX_BODY) {
+            return Err(too_large());
+        }
+        let Some(user) = request.extensions().get::<User>().cloned() else {
+            return Err(Problem::new(problem::UNAUTHORIZED, "The caller is not known."));
+        };
+        let arriving = async {
+            // Once as it comes and once as values; a chunked one may turn out to be the largest.
+            let place = app.bodies.take(&user, 2 * length.unwrap_or(MAX_BODY)).await?;
+            let bytes = Bytes::from_request(request, app).await.map_err(|error| match error.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+                _ => Problem::new(problem::MALFORMED_JSON, "The body did not arrive whole."),
+            })?;
+            Ok(Json(bytes, place))
+        };
+        tokio::time::timeout(app.request_timeout, arriving).await.map_err(|_| Problem::late())?
+    }
 }
 
 /// The value that a body holds; unknown fields are refused by the types themselves.
@@ -52,24 +76,6 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<Problem>> {
         let kind = if error.is_data() { problem::INVALID_REQUEST } else { problem::MALFORMED_JSON };
         Problem::new(kind, format!("{error}."))
     })
-}
-
-/// Taken before the body: refuses one that announces to be too long before a byte of it is asked for, so that a client
-/// with `Expect: 100-continue` does not send it.
-pub struct Announced;
-
-impl<S: Sync> FromRequestParts<S> for Announced {
-    type Rejection = Box<Problem>;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        match length.and_then(|length| length.parse::<usize>().ok()) {
-            Some(length) if length > MAX_BODY => {
-                Err(Problem::new(problem::PAYLOAD_TOO_LARGE, format!("At most {} MiB.", MAX_BODY >> 20)))
-            }
-            _ => Ok(Announced),
-        }
-    }
 }
 
 /// Whether a run can be made of a request.

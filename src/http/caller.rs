@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use super::App;
 use super::access::LogUser;
 use super::problem::{Problem, UNAUTHORIZED};
+use super::seats::{Held, Kind};
 use crate::auth;
 
 /// The caller of a request. Taking it as an argument is what protects a route.
@@ -25,6 +26,11 @@ impl FromRequestParts<App> for Caller {
                 if let Some(log) = parts.extensions.get::<LogUser>() {
                     log.set(caller.user.as_str());
                 }
+                let seat = app.seats.take(&caller.user, Kind::Request)?;
+                if let Some(held) = parts.extensions.get::<Held>() {
+                    held.put(seat);
+                }
+                parts.extensions.insert(caller.user.clone());
                 Ok(Caller(caller))
             }
             Err(error) => {

@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
@@ -21,7 +20,9 @@ use utoipa::{IntoParams, ToSchema};
 use super::App;
 use super::caller::Caller;
 use super::problem::{self, Problem};
+use super::room;
 use super::runs::run_id;
+use super::seats::{Held, Kind};
 use crate::runs::event::{Event, EventId};
 use crate::runs::log::{Frame, LogReader};
 use crate::runs::retention;
@@ -86,7 +87,7 @@ pub struct EventPage {
             content((Event = "text/event-stream"), (EventPage = "application/json"))),
         (status = 204, description = "The run has ended and nothing follows the given event"),
         (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem),
-        (status = 406, body = Problem), (status = 410, body = Problem)))]
+        (status = 406, body = Problem), (status = 410, body = Problem), (status = 429, body = Problem)))]
 pub async fn events(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -130,8 +131,10 @@ pub async fn events(
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     if as_page {
-        return page(&reader, after.unwrap_or_default(), position, limit).map(IntoResponse::into_response);
+        let place = app.answers.take(&caller.user, room::ANSWER).await?;
+        return page(&reader, after.unwrap_or_default(), position, limit).map(|page| place.json(&page));
     }
+    let seat = Held::of(app.seats.take(&caller.user, Kind::Stream)?);
     let expires = Duration::try_from(caller.expires_at.duration_since(jiff::Timestamp::now())).unwrap_or_default();
     let stream = follow(reader, position, Instant::now() + expires, app.shutdown.clone());
     let headers = [
@@ -140,7 +143,7 @@ pub async fn events(
         // nginx would otherwise collect the events before it passes them on.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    Ok((headers, Body::from_stream(stream)).into_response())
+    Ok((headers, Extension(seat), Body::from_stream(stream)).into_response())
 }
 
 /// Whether a page is wanted rather than a stream.
@@ -198,12 +201,7 @@ fn follow(
     stream::StreamExt::chain(first, rest)
 }
 
-fn page(
-    reader: &LogReader,
-    mut last: EventId,
-    mut position: u64,
-    limit: usize,
-) -> Result<Json<EventPage>, Box<Problem>> {
+fn page(reader: &LogReader, mut last: EventId, mut position: u64, limit: usize) -> Result<EventPage, Box<Problem>> {
     let mut data: Vec<PagedEvent> = Vec::new();
     let mut size = 0;
     while data.len() < limit && size < MAX_PAGE_BYTES {
@@ -218,5 +216,5 @@ fn page(
     }
     let extent = reader.extent();
     let over = extent.finished && position >= extent.length;
-    Ok(Json(EventPage { data, next: (!over).then(|| last.to_string()) }))
+    Ok(EventPage { data, next: (!over).then(|| last.to_string()) })
 }

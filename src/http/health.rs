@@ -1,6 +1,5 @@
 //! Whether the gateway lives, and whether it can take runs.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
@@ -12,12 +11,13 @@ use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
 use super::App;
-use crate::runs::Runs;
+use crate::models::Provider;
+use crate::relay::model::codex::state::{self, State as Account};
+use crate::runs::Services;
+use crate::workspace::disk::Space;
 
 /// How long an answer about readiness is good.
 const GOOD_FOR: Duration = Duration::from_secs(1);
-/// Free space below which no run should start: 256 MiB.
-const DISK_FLOOR: u64 = 256 << 20;
 
 /// The answer of `GET /health`.
 #[derive(Serialize, ToSchema)]
@@ -49,6 +49,13 @@ pub struct Readiness {
     launcher: Check,
     /// The model relay is up.
     model_relay: Check,
+    /// The git relay is up, without which runs go on and nothing is pushed; null without a remote.
+    git_relay: Option<Check>,
+    /// The egress relay is up, without which no agent starts where agents may reach the internet; null where they may not.
+    egress_relay: Option<Check>,
+    /// How the ChatGPT account stands, without which models of the provider codex cannot be asked; null when none is on
+    /// offer.
+    codex: Option<Account>,
     /// The gateway's disk has space.
     disk: Check,
     /// Runs that are active now.
@@ -73,24 +80,43 @@ pub async fn ready(State(app): State<App>) -> (StatusCode, Json<Readiness>) {
     let mut cache = app.ready.0.lock().await;
     let answer = match &*cache {
         Some((at, answer)) if at.elapsed() < GOOD_FOR => answer.clone(),
-        _ => look(&app.runs, app.is_draining()).await,
+        // The time is that of the look: answers given since must not prolong it, or who asks often sees no change.
+        _ => {
+            let answer = look(&app).await;
+            *cache = Some((Instant::now(), answer.clone()));
+            answer
+        }
     };
-    *cache = Some((Instant::now(), answer.clone()));
     let status = if answer.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(answer))
 }
 
-async fn look(runs: &Arc<Runs>, draining: bool) -> Readiness {
+async fn look(app: &App) -> Readiness {
     let check = |ok| if ok { Check::Ok } else { Check::Failed };
-    let services = runs.services();
+    let services = app.runs.services();
     let relay = services.launcher.status(Unit::ModelRelay).await;
     if let Err(error) = &relay {
         tracing::warn!(%error, "not ready");
     }
     let launcher = check(relay.is_ok());
     let model_relay = check(relay.is_ok_and(|state| state.activity == Activity::Active));
-    let free = nix::sys::statvfs::statvfs(&services.raw).map(|fs| fs.blocks_available() * fs.fragment_size());
-    let disk = check(free.is_ok_and(|free| free >= DISK_FLOOR));
-    let ready = !draining && [launcher, model_relay, disk].iter().all(|check| *check == Check::Ok);
-    Readiness { ready, draining, launcher, model_relay, disk, active_runs: runs.active_count() }
+    // Runs do not need it.
+    let git_relay = optional(services, services.git.has_remote(), Unit::GitRelay).await;
+    let egress_relay = optional(services, app.sandbox_internet, Unit::EgressRelay).await;
+    let codex = services.catalogue.has(Provider::Codex).then(|| state::read(&services.usage));
+    let disk = check(Space::of(&services.raw).is_ok_and(|space| !space.is_scarce()));
+    let draining = app.is_draining();
+    let needed = [launcher, model_relay, egress_relay.unwrap_or(Check::Ok), disk];
+    let ready = !draining && needed.iter().all(|check| *check == Check::Ok);
+    let active_runs = app.runs.active_count();
+    Readiness { ready, draining, launcher, model_relay, git_relay, egress_relay, codex, disk, active_runs }
+}
+
+/// Whether a relay is up that is there only where the configuration wants it.
+async fn optional(services: &Services, wanted: bool, relay: Unit) -> Option<Check> {
+    if !wanted {
+        return None;
+    }
+    let up = services.launcher.status(relay).await.is_ok_and(|state| state.activity == Activity::Active);
+    Some(if up { Check::Ok } else { Check::Failed })
 }

@@ -7,16 +7,26 @@ mod access;
 pub mod body;
 pub mod caller;
 pub mod events;
+mod framing;
 pub mod health;
+pub mod limits;
+pub mod messages;
+pub mod models;
+mod parameters;
 pub mod problem;
+pub mod room;
 pub mod runs;
+pub mod seats;
 pub mod server;
+pub mod session;
 mod start;
+pub mod workspace;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware;
@@ -30,7 +40,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::Verifier;
+use crate::image::maker::Maker;
 use crate::runs::Runs;
+use crate::workspace::workers::Workers;
 
 pub use start::serve;
 
@@ -39,10 +51,26 @@ pub use start::serve;
 pub struct App {
     /// The users' runs.
     pub runs: Arc<Runs>,
+    /// The users' workers.
+    pub workers: Arc<Workers>,
+    /// Makes images.
+    pub maker: Arc<Maker>,
+    /// `MAX_UPLOAD_MB`, in bytes.
+    pub max_upload: u64,
     /// Checks tokens.
     pub verifier: Arc<Verifier>,
+    /// `SANDBOX_INTERNET_ENABLED`.
+    pub sandbox_internet: bool,
     /// The last answer about readiness.
     pub ready: Arc<health::ReadyCache>,
+    /// Memory for bodies.
+    pub bodies: Arc<room::Room>,
+    /// Memory for answers.
+    pub answers: Arc<room::Room>,
+    /// Memory for files that are sent.
+    pub files: Arc<room::Room>,
+    /// What each user may have under way.
+    pub seats: Arc<seats::Seats>,
     /// Becomes true when this process ends.
     pub shutdown: watch::Receiver<bool>,
     /// `REQUEST_TIMEOUT_MS`.
@@ -62,7 +90,8 @@ impl App {
 #[openapi(
     info(title = "pi-gateway", description = "Runs the pi coding agent for many users, each in a sandbox of his own."),
     modifiers(&Bearer),
-    tags((name = "health", description = "Is it there, is it ready"), (name = "runs", description = "One at a time"))
+    tags((name = "health", description = "Is it there, is it ready"), (name = "runs", description = "One at a time"),
+        (name = "session", description = "The user's conversation"), (name = "workspace", description = "The user's files"))
 )]
 struct Document;
 
@@ -84,6 +113,17 @@ fn declared() -> OpenApiRouter<App> {
         .routes(routes!(runs::show))
         .routes(routes!(runs::cancel))
         .routes(routes!(events::events))
+        .routes(routes!(messages::send))
+        .routes(routes!(models::list))
+        .routes(routes!(session::show, session::remove))
+        .routes(routes!(session::messages::list))
+        .routes(routes!(session::context::show))
+        .routes(routes!(workspace::show::show))
+        .routes(routes!(workspace::sync::sync))
+        .routes(routes!(workspace::files::list, workspace::files::change, workspace::files::remove))
+        .routes(routes!(workspace::content::read, workspace::content::write, workspace::content::remove))
+        .routes(routes!(workspace::archive::archive))
+        .routes(routes!(workspace::image::generate))
 }
 
 /// The OpenAPI document, as `GET /openapi.json` and `pi-gateway openapi` give it.
@@ -95,8 +135,8 @@ pub fn openapi_json() -> String {
 /// The router with everything around it.
 pub fn router(app: App, cors_origins: &[String]) -> Router {
     let (routes, _) = declared().split_for_parts();
-    let document: Arc<str> = openapi_json().into();
-    let openapi = move || async move { ([(header::CONTENT_TYPE, "application/json")], document.to_string()) };
+    let document = Bytes::from(openapi_json());
+    let openapi = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
     let mut router = routes
         .route("/openapi.json", get(openapi))
         .fallback(unknown_path)

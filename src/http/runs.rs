@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,6 +15,7 @@ use super::App;
 use super::body;
 use super::caller::Caller;
 use super::problem::{self, Problem};
+use super::room;
 use crate::runs::StartError;
 use crate::runs::record::{Idempotency, Run, RunRequest};
 
@@ -24,9 +23,10 @@ use crate::runs::record::{Idempotency, Run, RunRequest};
 pub const MAX_WAIT: u64 = 30;
 /// The longest idempotency key, in bytes.
 const MAX_KEY: usize = 255;
-/// The most runs on a page, and how many there are unless asked otherwise.
+/// The most runs on a page, how many there are unless asked otherwise, and when a page is full in any case.
 const MAX_PAGE: usize = 100;
 const PAGE: usize = 20;
+const MAX_PAGE_BYTES: usize = 4 << 20;
 
 /// A page of runs.
 #[derive(Serialize, ToSchema)]
@@ -85,20 +85,20 @@ pub fn wait_of(request: &Request) -> Duration {
         (status = 200, description = "It ended within `wait`, or the key made it before and it has ended", body = Run),
         (status = 400, body = Problem), (status = 401, body = Problem), (status = 408, body = Problem),
         (status = 409, description = "`run_active`, with that run's id", body = Problem), (status = 413, body = Problem),
-        (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+        (status = 415, body = Problem), (status = 422, body = Problem),
+        (status = 429, description = "`budget_exhausted`, with `resets_at`; or too many requests", body = Problem),
+        (status = 503, body = Problem)))]
 pub async fn start(
     State(app): State<App>,
     Caller(caller): Caller,
     query: Result<Query<StartQuery>, QueryRejection>,
     headers: HeaderMap,
-    _: body::Announced,
-    bytes: Result<Bytes, BytesRejection>,
+    body::Json(bytes, place): body::Json,
 ) -> Result<Response, Box<Problem>> {
     let Query(query) = query.map_err(|error| Problem::new(problem::INVALID_PARAMETER, error.body_text()))?;
     if query.wait > MAX_WAIT {
         return Err(Problem::new(problem::INVALID_PARAMETER, format!("wait: at most {MAX_WAIT} seconds.")));
     }
-    let bytes = body::read(&headers, bytes)?;
     let idempotency = idempotency(&headers, &bytes)?;
     let request: RunRequest = body::parse(&bytes)?;
     drop(bytes);
@@ -108,10 +108,16 @@ pub async fn start(
             let detail = "One run at a time: wait for it, or cancel it.";
             Problem::new(problem::RUN_ACTIVE, detail).with_run(run)
         }
+        StartError::Syncing => {
+            let problem = Problem::new(problem::SYNC_ACTIVE, "Start the run when the sync has ended.");
+            problem.with_header(header::RETRY_AFTER, "2")
+        }
+        StartError::Imaging => Problem::imaging(),
         StartError::KeyReused(run) => {
             let detail = "The key belongs to a request with another body; take a new key for a new request.";
             Problem::new(problem::IDEMPOTENCY_KEY_REUSED, detail).with_run(run)
         }
+        StartError::Exhausted(until) => Problem::exhausted(until),
         StartError::AtCapacity(limit) => {
             let detail = format!("{limit} runs are active on this machine. Try again when one has ended.");
             Problem::new(problem::AT_CAPACITY, detail).with_header(header::RETRY_AFTER, "10")
@@ -121,6 +127,7 @@ pub async fn start(
         }
         StartError::Storage(error) => Problem::storage(&error),
     })?;
+    drop(place);
     let mut run = accepted.run;
     if let Some(mut watch) = accepted.watch {
         let end = watch.wait_for(|run| run.status.is_final());
@@ -132,10 +139,14 @@ pub async fn start(
     }
     let status = if run.status.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
     let location = (header::LOCATION, format!("/runs/{}", run.id));
-    Ok((status, [location], Json(run)).into_response())
+    Ok((status, [location], app.answers.take(&caller.user, room::ANSWER).await?.json(&run)).into_response())
 }
 
-fn idempotency(headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>, Box<Problem>> {
+/// The request's idempotency key, if it has one.
+///
+/// # Errors
+/// A key that is none.
+pub fn idempotency(headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>, Box<Problem>> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     let visible = |key: &HeaderValue| key.as_bytes().iter().all(u8::is_ascii_graphic);
     if !(1..=MAX_KEY).contains(&key.len()) || !visible(key) {
@@ -156,7 +167,7 @@ pub async fn list(
     State(app): State<App>,
     Caller(caller): Caller,
     query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Json<RunPage>, Box<Problem>> {
+) -> Result<Response, Box<Problem>> {
     let Query(query) = query.map_err(|error| Problem::new(problem::INVALID_PARAMETER, error.body_text()))?;
     let limit = query.limit.unwrap_or(PAGE);
     if !(1..=MAX_PAGE).contains(&limit) {
@@ -169,13 +180,12 @@ pub async fn list(
             return Err(Problem::new(problem::INVALID_PARAMETER, "cursor: take the `next` of the page before."));
         }
     };
+    let place = app.answers.take(&caller.user, room::ANSWER).await?;
     let runs = app.runs.clone();
-    let listed = tokio::task::spawn_blocking(move || runs.list(&caller.user, before, limit + 1));
-    let mut data = listed.await.map_err(std::io::Error::other).and_then(|result| result).map_err(storage)?;
-    let more = data.len() > limit;
-    data.truncate(limit);
+    let listed = tokio::task::spawn_blocking(move || runs.list(&caller.user, before, limit, MAX_PAGE_BYTES));
+    let (data, more) = listed.await.map_err(std::io::Error::other).and_then(|result| result).map_err(storage)?;
     let next = data.last().filter(|_| more).map(|run| run.id.to_string());
-    Ok(Json(RunPage { data, next }))
+    Ok(place.json(&RunPage { data, next }))
 }
 
 /// One of the user's runs.
@@ -186,8 +196,11 @@ pub async fn show(
     State(app): State<App>,
     Caller(caller): Caller,
     Path(id): Path<String>,
-) -> Result<Json<RunWithPrompt>, Box<Problem>> {
+) -> Result<Response, Box<Problem>> {
     let (runs, id) = (app.runs.clone(), run_id(&id)?);
+    // Once as it is read and once as values.
+    let size = usize::try_from(runs.services().store.request_size(&caller.user, id)).unwrap_or(usize::MAX);
+    let place = app.answers.take(&caller.user, size.saturating_mul(2).max(room::ANSWER)).await?;
     // A request may be megabytes long, and comes from the disk.
     let read = tokio::task::spawn_blocking(move || {
         let Some(run) = runs.get(&caller.user, id)? else { return Ok(None) };
@@ -195,7 +208,7 @@ pub async fn show(
         Ok(request.map(|request| RunWithPrompt { run, prompt: request.prompt }))
     });
     let found = read.await.map_err(std::io::Error::other).and_then(|result| result).map_err(storage)?;
-    found.map(Json).ok_or_else(|| Problem::not_found("This run"))
+    found.map(|run| place.json(&run)).ok_or_else(|| Problem::not_found("This run"))
 }
 
 /// Ends a run; the session stays. A run that has ended stays as it is.
@@ -208,11 +221,12 @@ pub async fn cancel(
     State(app): State<App>,
     Caller(caller): Caller,
     Path(id): Path<String>,
-) -> Result<(StatusCode, Json<Run>), Box<Problem>> {
-    let run = app.runs.cancel(&caller.user, run_id(&id)?).map_err(storage)?;
+) -> Result<Response, Box<Problem>> {
+    let run = app.runs.cancel(&caller.user, run_id(&id)?).await.map_err(storage)?;
     let run = run.ok_or_else(|| Problem::not_found("This run"))?;
     let status = if run.status.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(run)))
+    // Taken last: a user whose answers wait can still end his run.
+    Ok((status, app.answers.take(&caller.user, room::ANSWER).await?.json(&run)).into_response())
 }
 
 /// The id of a run in a path. What is no id is no run: 404, as for a run of somebody else.

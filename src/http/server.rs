@@ -1,9 +1,10 @@
 //! Connections: accepting, their deadlines and their end.
 //!
 //! hyper's own builder, because `axum::serve` sets no deadline on headers: a client that says nothing, or one byte at a
-//! time, would stay for ever. HTTP/1.1 only.
+//! time, would stay for ever. One that does not read is closed as well. HTTP/1.1 only.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,27 +16,17 @@ use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio_io_timeout::TimeoutStream;
 
-/// Connections at the same time; a further one waits in the socket's queue.
-pub const MAX_CONNECTIONS: usize = 12_000;
-/// A request's line and headers must be complete in this time, counted from the connection or the request before.
-const HEADER_DEADLINE: Duration = Duration::from_secs(10);
-/// The most memory a connection's headers may take, and how many there may be.
-const MAX_HEADER_BYTES: usize = 32 << 10;
-const MAX_HEADERS: usize = 64;
-/// The most memory hyper may take for what a connection has sent and nobody has read yet.
-const MAX_BUFFER: usize = 64 << 10;
-/// A client that acknowledges nothing for this long is gone, in milliseconds. Bounds a subscriber that never reads.
-const UNACKNOWLEDGED_MS: u32 = 60_000;
-/// How long requests may take to end when the process ends.
-const GRACE: Duration = Duration::from_secs(5);
+use super::limits;
+
 /// The wait after a failed accept: descriptors may become free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `shutdown` becomes true, then lets requests end within 5 s.
 pub async fn serve(listener: TcpListener, router: Router, mut shutdown: watch::Receiver<bool>) {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(limits::CONNECTIONS));
     loop {
         let next = async {
             let place = places.clone().acquire_owned().await;
@@ -53,17 +44,20 @@ pub async fn serve(listener: TcpListener, router: Router, mut shutdown: watch::R
                 continue;
             }
         };
-        if let Err(error) = prepare(&stream) {
-            tracing::debug!(%error, "a connection ended before it was served");
-            continue;
-        }
+        let stream = match prepare(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "a connection ended before it was served");
+                continue;
+            }
+        };
         let service = TowerToHyperService::new(router.clone());
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_DEADLINE)
-            .max_header_size(MAX_HEADER_BYTES)
-            .max_buf_size(MAX_BUFFER)
-            .max_headers(MAX_HEADERS)
+            .header_read_timeout(limits::HEAD_DEADLINE)
+            .max_header_size(limits::HEAD_BYTES)
+            .max_buf_size(limits::BUFFER)
+            .max_headers(limits::HEADERS)
             .serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
@@ -75,13 +69,16 @@ pub async fn serve(listener: TcpListener, router: Router, mut shutdown: watch::R
         });
     }
     drop(listener);
-    if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(limits::GRACE, graceful.shutdown()).await.is_err() {
         tracing::info!("some requests did not end in time");
     }
 }
 
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+fn prepare(stream: TcpStream) -> io::Result<Pin<Box<TimeoutStream<TcpStream>>>> {
     stream.set_nodelay(true)?;
-    setsockopt(stream, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS)?;
-    Ok(())
+    socket2::SockRef::from(&stream).set_tcp_notsent_lowat(limits::UNSENT)?;
+    setsockopt(&stream, sockopt::TcpUserTimeout, &limits::UNACKNOWLEDGED_MS)?;
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(limits::WRITE_STALL));
+    Ok(Box::pin(stream))
 }

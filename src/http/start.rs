@@ -10,20 +10,27 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{App, health, router, server};
+use super::room::Room;
+use super::seats::Seats;
+use super::{App, health, limits, router, server};
 use crate::auth::Verifier;
 use crate::config::Config;
+use crate::git::Git;
+use crate::git::state::States;
+use crate::image::maker::Maker;
 use crate::launcher::Launcher;
 use crate::models;
 use crate::runs::store::Store;
-use crate::runs::{Runs, Services, retention};
+use crate::runs::{Runs, Services, disk, retention};
+use crate::sites::{Sites, place};
+use crate::workspace::workers::Workers;
 
 /// Why the front did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The list of models cannot be used; an error of the configuration.
+    /// The list of models, or `SITES_DIR`, cannot be used; an error of the configuration.
     #[error("{0}")]
-    Models(String),
+    Unusable(String),
     /// The passed socket is another one than the configuration says.
     #[error(
         "HOST and PORT say {wanted}, but systemd passed a socket on {passed}. To listen on {wanted}: \
@@ -49,7 +56,7 @@ pub enum ServeError {
 impl ServeError {
     /// Whether the configuration is to blame, which no restart changes.
     pub fn is_config(&self) -> bool {
-        matches!(self, ServeError::Models(_) | ServeError::Socket { .. })
+        matches!(self, ServeError::Unusable(_) | ServeError::Socket { .. })
     }
 }
 
@@ -62,29 +69,58 @@ fn step(step: &'static str) -> impl Fn(io::Error) -> ServeError {
 /// # Errors
 /// See [`ServeError`].
 pub async fn serve(config: Config) -> Result<(), ServeError> {
-    let catalogue = models::with_default(&config.models_path, &config.default_model).map_err(ServeError::Models)?;
+    let catalogue = models::with_default(&config.models_path, &config.default_model).map_err(ServeError::Unusable)?;
+    if let Some(sites) = &config.sites {
+        place::judge(sites).and_then(|()| place::is_writable(sites)).map_err(ServeError::Unusable)?;
+    }
     // The socket first: a wrong one stops the start before anything is touched.
     let listener = listener(config.listen)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(step("waiting for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(step("waiting for SIGINT"))?;
+    let launcher = Launcher::new(config.paths.launcher_socket.clone());
+    let workers =
+        Workers::open(&config.paths.worker_socket, launcher.clone()).map_err(step("listening for workers"))?;
+    let git = Git::open(
+        config.git.clone(),
+        launcher.clone(),
+        &config.paths.git_socket,
+        States::new(&config.paths.state),
+        config.finalization_timeout,
+    )
+    .map_err(step("listening for git workers"))?;
     let services = Services {
         store: Store::open(&config.paths.state).map_err(step("opening the directory of runs"))?,
-        launcher: Launcher::new(config.paths.launcher_socket.clone()),
+        launcher,
         catalogue,
         default_model: config.default_model.clone(),
         raw: config.paths.raw.clone(),
         usage: config.paths.usage.clone(),
+        registry: config.paths.registry.clone(),
         run_timeout: config.run_timeout,
         cancel_grace: config.cancel_grace,
         finalization_timeout: config.finalization_timeout,
         max_concurrent_runs: config.max_concurrent_runs,
+        workspace_quota: config.workspace_quota,
+        git,
+        sites: Sites::new(config.sites.clone(), &config.paths.state, workers.clone(), config.finalization_timeout),
+        workers: workers.clone(),
+        sizes: disk::Sizes::default(),
     };
     let runs = Runs::recover(Arc::new(services)).map_err(step("taking up the active runs"))?;
+    let pushing = tokio::spawn(crate::runs::push_again(runs.services().clone()));
     let (ending, shutdown) = watch::channel(false);
     let app = App {
         runs: runs.clone(),
+        workers,
+        maker: Arc::new(Maker::new(config.paths.image_socket.clone())),
+        max_upload: config.max_upload,
         verifier: Arc::new(Verifier::new(&config.jwt)),
+        sandbox_internet: config.sandbox_internet,
         ready: Arc::new(health::ReadyCache::default()),
+        bodies: Arc::new(Room::new(limits::BODIES)),
+        answers: Arc::new(Room::new(limits::ANSWERS)),
+        files: Arc::new(Room::new(limits::FILES)),
+        seats: Arc::new(Seats::new([limits::USER_REQUESTS, limits::USER_STREAMS])),
         shutdown: shutdown.clone(),
         request_timeout: config.request_timeout,
         run_retention: config.run_retention,
@@ -102,6 +138,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     notify(&[NotifyState::Stopping]);
     runs.drain();
     ending.send_replace(true);
+    pushing.abort();
     watchdog.abort();
     retention.abort();
     serving.await.map_err(io::Error::other).map_err(step("ending the server"))

@@ -8,6 +8,9 @@
 /// beside its text and images (each ≤ 4.7 MB as base64).
 pub const MAX_LINE: usize = 16 << 20;
 
+/// The longest line that is skipped: 256 MiB. It stays on the disk until it ends.
+pub const MAX_SKIPPED: u64 = 256 << 20;
+
 /// How much of a skipped line is kept to tell what it was.
 const PREFIX: usize = 64;
 
@@ -36,6 +39,8 @@ pub enum Line<'a> {
 pub struct Lines {
     partial: Vec<u8>,
     overflow: bool,
+    /// Length of the line so far.
+    length: u64,
 }
 
 impl Lines {
@@ -58,9 +63,16 @@ impl Lines {
             // A long line's memory is given back at once: lines of megabytes are rare.
             self.partial = Vec::new();
             self.overflow = false;
+            self.length = 0;
             start = end + 1;
         }
         self.keep(&bytes[start..]);
+        self.length += (bytes.len() - start) as u64;
+    }
+
+    /// Whether the line that has not ended yet is too long already: nobody waits for its end.
+    pub fn is_endless(&self) -> bool {
+        self.overflow && (self.length > MAX_SKIPPED || self.oversize() == Line::TooLong)
     }
 
     fn keep(&mut self, piece: &[u8]) {
@@ -113,6 +125,21 @@ mod tests {
         assert_eq!(skipped, [b"<skipped>".to_vec(), b"next".to_vec()]);
         let too_long = collect(&[b"{\"type\":\"tool_execution_end\"", &filler, &filler, b"\nnext\n"]);
         assert_eq!(too_long, [b"<too long>".to_vec(), b"next".to_vec()]);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_given_up_before_it_ends() {
+        let (mut lines, filler) = (Lines::default(), vec![b'x'; MAX_LINE]);
+        lines.feed(b"{\"type\":\"agent_end\"", |_, _| {});
+        for _ in 0..MAX_SKIPPED / MAX_LINE as u64 {
+            assert!(!lines.is_endless());
+            lines.feed(&filler, |_, _| {});
+        }
+        assert!(lines.is_endless());
+        lines.feed(b"\nx", |_, _| {});
+        assert!(!lines.is_endless());
+        lines.feed(&filler, |_, _| {});
+        assert!(lines.is_endless());
     }
 
     #[test]

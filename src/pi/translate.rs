@@ -6,9 +6,12 @@
 
 use std::collections::HashMap;
 
+use uuid::Uuid;
+
+use super::command::{self, Asker};
 use super::record::{Message, MessageOrText, Record};
 use super::tail::Tail;
-use crate::runs::event::{Event, MAX_MESSAGE_TEXT, MAX_TOOL_TEXT, keep_end, keep_start};
+use crate::runs::event::{Event, MAX_MESSAGE_TEXT, MAX_TOOL_TEXT, Role, keep_end, keep_start};
 
 /// Deltas are merged up to this many bytes.
 const MAX_DELTA: usize = 32 << 10;
@@ -26,15 +29,34 @@ pub enum Signal {
     State {
         /// Whether it is in a turn.
         streaming: bool,
+        /// Who had asked.
+        asker: Option<Asker>,
     },
     /// pi has taken the model or thinking level.
-    Chosen,
+    Chosen {
+        /// Who had asked.
+        asker: Option<Asker>,
+    },
     /// pi has refused to choose the model or thinking level.
     ChoiceRefused(String),
     /// The prompt runs.
     PromptAccepted,
     /// The prompt will not run.
     PromptRefused(String),
+    /// pi has taken a message to the run.
+    MessageTaken {
+        /// Its id.
+        id: Uuid,
+        /// Whether it begins a turn; otherwise it waits in the one that goes on.
+        started: bool,
+    },
+    /// pi does not take a message to the run.
+    MessageRefused {
+        /// Its id.
+        id: Uuid,
+        /// Why not.
+        reason: String,
+    },
     /// pi could not read a line of its input.
     InputTorn,
     /// An extension waits for an answer to a dialog.
@@ -69,6 +91,8 @@ pub struct LastMessage {
 #[derive(Default)]
 pub struct Translator {
     message: u32,
+    /// Whether the run's prompt was in the conversation: pi repeats it first, and it is no event.
+    prompted: bool,
     pending: Option<Event>,
     tails: HashMap<String, Tail>,
     last: Option<LastMessage>,
@@ -154,20 +178,37 @@ impl Translator {
     }
 
     fn message_start(&mut self, record: &Record<'_>) -> Option<Event> {
-        let _ = assistant(record)?;
+        let role = match of(record)?.role.as_ref() {
+            "user" if self.prompted => Role::User,
+            "assistant" => Role::Assistant,
+            _ => return None,
+        };
+        // The prompt's own record may have been too long to be taken.
+        self.prompted = true;
         self.message = self.message.saturating_add(1);
-        Some(Event::MessageStarted { message: self.message })
+        Some(Event::MessageStarted { message: self.message, role })
     }
 
     fn message_end(&mut self, record: &Record<'_>) -> Option<Event> {
-        let message = assistant(record)?;
+        let message = of(record)?;
         let text = text_of(message.content.parts());
         let (text, truncated) = keep_start(&text, MAX_MESSAGE_TEXT);
+        if message.role == "user" && std::mem::replace(&mut self.prompted, true) {
+            let (text, role) = (text.to_owned(), Role::User);
+            // Which message of his it is, the driver knows.
+            let (message_id, stop_reason, error) = (None, None, None);
+            let message = self.message;
+            return Some(Event::MessageCompleted { message, role, message_id, text, truncated, stop_reason, error });
+        }
+        if message.role != "assistant" {
+            return None;
+        }
         let stop_reason = name(message.stop_reason.as_deref().unwrap_or("unknown"));
         let error = message.error_message.as_deref().map(sentence);
         let text = text.to_owned();
         self.last = Some(LastMessage { text: text.clone(), stop_reason: stop_reason.clone(), error: error.clone() });
-        Some(Event::MessageCompleted { message: self.message, text, truncated, stop_reason, error })
+        let (message, role, message_id, stop_reason) = (self.message, Role::Assistant, None, Some(stop_reason));
+        Some(Event::MessageCompleted { message, role, message_id, text, truncated, stop_reason, error })
     }
 
     fn tool_start(&mut self, record: &Record<'_>) -> Option<Event> {
@@ -211,7 +252,7 @@ impl Translator {
         let text = |key: &str| data[key].as_str().unwrap_or_default().to_owned();
         match event {
             "message.started" => self.message = self.message.saturating_add(1),
-            "message.completed" => {
+            "message.completed" if data["role"] != "user" => {
                 let error = data["error"].as_str().map(str::to_owned);
                 self.last = Some(LastMessage { text: text("text"), stop_reason: text("stop_reason"), error });
             }
@@ -228,6 +269,7 @@ impl Translator {
             }
             _ => {}
         }
+        self.prompted |= event == "message.started";
     }
 }
 
@@ -238,15 +280,26 @@ fn response(record: &Record<'_>) -> Option<Signal> {
     if record.command.as_deref() == Some("parse") {
         return Some(Signal::InputTorn);
     }
-    match record.id.as_ref()?.text() {
+    let id = record.id.as_ref()?.text();
+    let disposition = record.data.as_ref().and_then(|data| data.disposition.as_deref());
+    if let Some(id) = command::message_of(id) {
+        let started = disposition == Some("started");
+        return Some(if ok {
+            Signal::MessageTaken { id, started }
+        } else {
+            Signal::MessageRefused { id, reason: refused() }
+        });
+    }
+    let (command, asker) = Asker::of(id);
+    match command {
         id::STATE if ok => {
             let streaming = record.data.as_ref().and_then(|data| data.is_streaming).unwrap_or(false);
-            Some(Signal::State { streaming })
+            Some(Signal::State { streaming, asker })
         }
         id::MODEL | id::THINKING if !ok => Some(Signal::ChoiceRefused(refused())),
-        id::MODEL | id::THINKING => Some(Signal::Chosen),
+        id::MODEL | id::THINKING => Some(Signal::Chosen { asker }),
         id::PROMPT if !ok => Some(Signal::PromptRefused(refused())),
-        id::PROMPT => match record.data.as_ref().and_then(|data| data.disposition.as_deref()) {
+        id::PROMPT => match disposition {
             // "handled" means that something else than a turn took it: no event and no end would ever come.
             Some("started") => Some(Signal::PromptAccepted),
             other => {
@@ -264,7 +317,7 @@ fn dialog(record: &Record<'_>) -> Option<Signal> {
 }
 
 fn context(record: &Record<'_>) -> Option<Event> {
-    let message = assistant(record)?;
+    let message = of(record).filter(|message| message.role == "assistant")?;
     let tokens = message.usage.as_ref()?.total_tokens.filter(|tokens| *tokens > 0)?;
     Some(Event::ContextUpdated { model: message.model.as_deref().map(name), tokens })
 }
@@ -296,10 +349,10 @@ fn passing(record: &Record<'_>) -> Option<Event> {
     }
 }
 
-fn assistant<'r, 'a>(record: &'r Record<'a>) -> Option<&'r Message<'a>> {
+fn of<'r, 'a>(record: &'r Record<'a>) -> Option<&'r Message<'a>> {
     match record.message.as_ref()? {
-        MessageOrText::Message(message) if message.role == "assistant" => Some(message),
-        _ => None,
+        MessageOrText::Message(message) => Some(message),
+        MessageOrText::Other(_) => None,
     }
 }
 

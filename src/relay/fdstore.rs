@@ -1,6 +1,6 @@
 //! The service manager's memory: each listener and its process's pidfd, kept while the relay restarts.
 //!
-//! Names are `model-<uid>-<run>-l` and `-p`. What comes back is checked like a new hand-over, and a half of a pair,
+//! Names are `<kind>-<uid>-<run>-l` and `-p`. What comes back is checked like a new hand-over, and a half of a pair,
 //! an unknown name or a listener whose process has ended is removed. Outside systemd all of this does nothing.
 
 use std::collections::BTreeMap;
@@ -25,23 +25,23 @@ pub struct Kept {
     pub pidfd: OwnedFd,
 }
 
-fn names(uid: u32, run: Uuid) -> [String; 2] {
-    ["l", "p"].map(|half| format!("model-{uid}-{run}-{half}"))
+fn names(kind: &str, uid: u32, run: Uuid) -> [String; 2] {
+    ["l", "p"].map(|half| format!("{kind}-{uid}-{run}-{half}"))
 }
 
 /// Gives both descriptors to the service manager.
 ///
 /// # Errors
 /// It cannot be reached.
-pub fn keep(uid: u32, run: Uuid, listener: &impl AsFd, pidfd: &impl AsFd) -> io::Result<()> {
-    let [l, p] = names(uid, run);
+pub fn keep(kind: &str, uid: u32, run: Uuid, listener: &impl AsFd, pidfd: &impl AsFd) -> io::Result<()> {
+    let [l, p] = names(kind, uid, run);
     sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(&l)], &[listener.as_fd()])?;
     sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(&p)], &[pidfd.as_fd()])
 }
 
 /// Has both descriptors forgotten.
-pub fn remove(uid: u32, run: Uuid) {
-    names(uid, run).iter().for_each(|name| forget(name));
+pub fn remove(kind: &str, uid: u32, run: Uuid) {
+    names(kind, uid, run).iter().for_each(|name| forget(name));
 }
 
 fn forget(name: &str) {
@@ -54,7 +54,7 @@ fn forget(name: &str) {
 ///
 /// # Errors
 /// The manager's variables contradict each other.
-pub fn take_back() -> io::Result<Vec<Kept>> {
+pub fn take_back(kind: &str) -> io::Result<Vec<Kept>> {
     let given: Vec<(OwnedFd, String)> = sd_notify::listen_fds_with_names()?
         .map(|(fd, name)| {
             // SAFETY: the service manager opened these numbers for this process (LISTEN_PID was compared), and
@@ -62,7 +62,7 @@ pub fn take_back() -> io::Result<Vec<Kept>> {
             (unsafe { OwnedFd::from_raw_fd(fd) }, name)
         })
         .collect();
-    let (kept, unknown) = pair(given);
+    let (kept, unknown) = pair(kind, given);
     unknown.iter().for_each(|name| {
         tracing::warn!(name, "a kept descriptor has no use any more; removed");
         forget(name);
@@ -71,11 +71,11 @@ pub fn take_back() -> io::Result<Vec<Kept>> {
 }
 
 /// Whole pairs, and the names of everything else.
-fn pair(given: Vec<(OwnedFd, String)>) -> (Vec<Kept>, Vec<String>) {
+fn pair(kind: &str, given: Vec<(OwnedFd, String)>) -> (Vec<Kept>, Vec<String>) {
     let mut halves: BTreeMap<(u32, Uuid), [Option<OwnedFd>; 2]> = BTreeMap::new();
     let mut unknown = Vec::new();
     for (fd, name) in given {
-        match parse(&name) {
+        match parse(kind, &name) {
             Some((uid, run, half)) => {
                 let slot = &mut halves.entry((uid, run)).or_default()[half];
                 if slot.replace(fd).is_some() {
@@ -88,17 +88,17 @@ fn pair(given: Vec<(OwnedFd, String)>) -> (Vec<Kept>, Vec<String>) {
     let mut kept = Vec::new();
     for ((uid, run), pair) in halves {
         match pair {
-            [Some(listener), Some(pidfd)] if !names(uid, run).iter().any(|n| unknown.contains(n)) => {
+            [Some(listener), Some(pidfd)] if !names(kind, uid, run).iter().any(|n| unknown.contains(n)) => {
                 kept.push(Kept { uid, run, listener, pidfd });
             }
-            _ => unknown.extend(names(uid, run)),
+            _ => unknown.extend(names(kind, uid, run)),
         }
     }
     (kept, unknown)
 }
 
-fn parse(name: &str) -> Option<(u32, Uuid, usize)> {
-    let (uid, rest) = name.strip_prefix("model-")?.split_once('-')?;
+fn parse(kind: &str, name: &str) -> Option<(u32, Uuid, usize)> {
+    let (uid, rest) = name.strip_prefix(kind)?.strip_prefix('-')?.split_once('-')?;
     let (run, half) = rest.rsplit_once('-')?;
     let half = ["l", "p"].iter().position(|h| *h == half)?;
     let number: u32 = uid.parse().ok().filter(|n: &u32| n.to_string() == uid)?;
@@ -117,24 +117,33 @@ mod tests {
     #[test]
     fn names_round_trip_and_hold_only_what_the_service_manager_allows() {
         let run = Uuid::now_v7();
-        for (half, name) in names(4_000_000_000, run).iter().enumerate() {
-            assert_eq!(parse(name), Some((4_000_000_000, run, half)));
+        for (half, name) in names("model", 4_000_000_000, run).iter().enumerate() {
+            assert_eq!(parse("model", name), Some((4_000_000_000, run, half)));
             assert!(name.len() < 255 && name.bytes().all(|b| b.is_ascii_graphic() && b != b':'));
         }
-        for bad in ["", "model", "model-1", "stored", "model-x-y-l", "model-01-z-p", &format!("model-7-{run}-q")] {
-            assert_eq!(parse(bad), None, "{bad}");
+        for bad in [
+            "",
+            "model",
+            "model-1",
+            "stored",
+            "model-x-y-l",
+            "model-01-z-p",
+            &format!("model-7-{run}-q"),
+            &format!("git-7-{run}-l"),
+        ] {
+            assert_eq!(parse("model", bad), None, "{bad}");
         }
-        assert_eq!(parse(&format!("model-007-{run}-l")), None);
+        assert_eq!(parse("model", &format!("model-007-{run}-l")), None);
     }
 
     #[test]
     fn pairs_come_back_in_any_order_and_the_rest_is_named_for_removal() {
         let (a, b, c) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
-        let [al, ap] = names(5, a);
-        let [bl, _] = names(6, b);
-        let [cl, cp] = names(7, c);
+        let [al, ap] = names("git", 5, a);
+        let [bl, _] = names("git", 6, b);
+        let [cl, cp] = names("git", 7, c);
         let given = [ap, bl.clone(), "stored".to_owned(), cl.clone(), al, cp, cl.clone()];
-        let (kept, unknown) = pair(given.into_iter().map(|n| (fd(), n)).collect());
+        let (kept, unknown) = pair("git", given.into_iter().map(|n| (fd(), n)).collect());
         assert_eq!(kept.iter().map(|k| (k.uid, k.run)).collect::<Vec<_>>(), [(5, a)]);
         for name in [bl, "stored".to_owned(), cl] {
             assert!(unknown.contains(&name), "{name}");

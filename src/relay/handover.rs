@@ -1,7 +1,7 @@
 //! The door: a socket in every sandbox where an agent's first process hands its listener over.
 //!
 //! Whoever can connect may be hostile, so everything is bounded: who (the kernel's word on the uid), how many at a
-//! time, how long, how large. One message, `1 model <run id>`, with exactly one descriptor; the answer is `ok` or a
+//! time, how long, how large. One message, `1 <kind> <run id>`, with exactly one descriptor; the answer is `ok` or a
 //! sentence saying why not. Nothing of the message is repeated or logged.
 
 use std::collections::HashMap;
@@ -27,7 +27,8 @@ use uuid::Uuid;
 
 use super::limits::{MAX_MESSAGE, MAX_PENDING, MAX_PENDING_PER_USER};
 use super::listener;
-use super::watch::{ended, events, watch};
+use super::watch::{ended, events, watch, watch_handed};
+use crate::closer::{self, Handed};
 
 /// The uids of users, as the launcher gives them out: from the first one to the last a 31-bit number holds.
 pub const USERS: RangeInclusive<u32> = 1_879_048_193..=2_147_483_646;
@@ -43,7 +44,7 @@ pub struct Door {
 /// A connection whose peer may hand something over.
 #[derive(Debug)]
 pub struct Visitor {
-    connection: AsyncFd<OwnedFd>,
+    connection: AsyncFd<Handed>,
     uid: u32,
     pid: Pid,
     slot: Slot,
@@ -65,7 +66,7 @@ pub struct Offer {
 /// The connection of an offer, to answer on.
 #[derive(Debug)]
 pub struct Reply {
-    connection: AsyncFd<OwnedFd>,
+    connection: AsyncFd<Handed>,
     slot: Slot,
 }
 
@@ -122,20 +123,23 @@ impl Door {
             let connection = match ready.try_io(|s| Ok(rustix::net::accept_with(s, flags)?)) {
                 Err(_) => continue,
                 Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Ok(connection) => connection?,
+                // Turned away or not, what waits in its queue may be slow to close.
+                Ok(connection) => Handed::from(connection?),
             };
             match self.admit(&connection) {
                 Ok((uid, pid, slot)) => {
-                    return Ok(Visitor { connection: watch(connection)?, uid, pid, slot });
+                    return Ok(Visitor { connection: watch_handed(connection)?, uid, pid, slot });
                 }
                 Err(sentence) => {
                     let _ = rustix::net::send(&connection, sentence.as_bytes(), SendFlags::NOSIGNAL);
                 }
             }
+            // However many come: whoever waits beside this gets his turn.
+            tokio::task::consume_budget().await;
         }
     }
 
-    fn admit(&self, connection: &OwnedFd) -> Result<(u32, Pid, Slot), &'static str> {
+    fn admit(&self, connection: &Handed) -> Result<(u32, Pid, Slot), &'static str> {
         let peer = getsockopt(connection, PeerCredentials).map_err(|_| "your credentials cannot be read")?;
         let uid = peer.uid();
         if !self.users.contains(&uid) {
@@ -167,9 +171,9 @@ impl Visitor {
     ///
     /// # Errors
     /// Why the hand-over was refused.
-    pub async fn offer(self, port: u16, wait: Duration) -> Result<(Offer, Reply), &'static str> {
+    pub async fn offer(self, kind: &str, port: u16, wait: Duration) -> Result<(Offer, Reply), &'static str> {
         let Self { connection, uid, pid, slot } = self;
-        let received = tokio::time::timeout(wait, receive(&connection)).await;
+        let received = tokio::time::timeout(wait, receive(&connection, kind)).await;
         let received = received.unwrap_or_else(|_| Err(("no message came in time", Vec::new())));
         let checked = received.and_then(|(run, fd)| match identify(&connection, pid, &fd, port) {
             Ok(pidfd) => Ok((run, fd, pidfd)),
@@ -197,7 +201,7 @@ impl Reply {
     pub fn refuse(self, fds: Vec<OwnedFd>, sentence: &str) {
         let _ = rustix::net::send(self.connection.get_ref(), sentence.as_bytes(), SendFlags::NOSIGNAL);
         if !fds.is_empty() {
-            listener::discard(fds, self.slot);
+            closer::close(fds, self.slot);
         }
     }
 }
@@ -205,21 +209,22 @@ impl Reply {
 /// A sentence for the peer, and what came with its message.
 type Refusal = (&'static str, Vec<OwnedFd>);
 
-async fn receive(connection: &AsyncFd<OwnedFd>) -> Result<(Uuid, OwnedFd), Refusal> {
+async fn receive(connection: &AsyncFd<Handed>, kind: &str) -> Result<(Uuid, OwnedFd), Refusal> {
     let failed = || ("the connection failed", Vec::new());
     loop {
         let mut ready = connection.readable().await.map_err(|_| failed())?;
-        if let Ok(outcome) = ready.try_io(|c| receive_now(c.get_ref())) {
+        if let Ok(outcome) = ready.try_io(|c| receive_now(c.get_ref(), kind)) {
             return outcome.unwrap_or_else(|_| Err(failed()));
         }
     }
 }
 
 /// Reads one message, if there is one.
-fn receive_now(connection: &OwnedFd) -> io::Result<Result<(Uuid, OwnedFd), Refusal>> {
+fn receive_now(connection: &Handed, kind: &str) -> io::Result<Result<(Uuid, OwnedFd), Refusal>> {
     let mut buffer = [0u8; MAX_MESSAGE];
     // Room for more than one, so that a second one is seen rather than cut off silently.
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    // As many as a message may have: what the kernel has no room for it would close itself, in this thread.
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     let message = rustix::net::recvmsg(connection, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags)?;
@@ -230,20 +235,21 @@ fn receive_now(connection: &OwnedFd) -> io::Result<Result<(Uuid, OwnedFd), Refus
         }
     }
     let whole = !message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
-    let sentence = match (parse(&buffer[..message.bytes]), fds.len(), whole) {
+    let sentence = match (parse(kind, &buffer[..message.bytes]), fds.len(), whole) {
         (Some(run), 1, true) => match fds.pop() {
             Some(fd) => return Ok(Ok((run, fd))),
             None => "no descriptor came with the message",
         },
-        (None, _, _) => "the message must be `1 model <run id>`",
+        (None, _, _) => "the message must be `1 <kind> <run id>`, of the kind that this relay is",
         (_, 0, _) => "no descriptor came with the message",
         _ => "exactly one descriptor must come with the message",
     };
     Ok(Err((sentence, fds)))
 }
 
-fn parse(message: &[u8]) -> Option<Uuid> {
-    parse_run(std::str::from_utf8(message).ok()?.strip_prefix("1 model ")?)
+fn parse(kind: &str, message: &[u8]) -> Option<Uuid> {
+    let rest = std::str::from_utf8(message).ok()?.strip_prefix("1 ")?;
+    parse_run(rest.strip_prefix(kind)?.strip_prefix(' ')?)
 }
 
 /// A run id: a UUID of version 7 in its canonical, lower-case text.
@@ -253,7 +259,7 @@ pub fn parse_run(text: &str) -> Option<Uuid> {
 }
 
 /// Checks the listener, and takes hold of the peer's process.
-fn identify(connection: &AsyncFd<OwnedFd>, pid: Pid, fd: &OwnedFd, port: u16) -> Result<OwnedFd, &'static str> {
+fn identify(connection: &AsyncFd<Handed>, pid: Pid, fd: &OwnedFd, port: u16) -> Result<OwnedFd, &'static str> {
     listener::check(fd.as_fd(), port)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| "your process has ended")?;
     // The number could have passed to another process before it was opened, but not while the process that
@@ -264,7 +270,7 @@ fn identify(connection: &AsyncFd<OwnedFd>, pid: Pid, fd: &OwnedFd, port: u16) ->
     Ok(pidfd)
 }
 
-fn hung_up(connection: &OwnedFd) -> bool {
+fn hung_up(connection: &Handed) -> bool {
     events(connection, PollFlags::RDHUP).intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
 }
 
@@ -278,7 +284,8 @@ mod tests {
     #[test]
     fn only_canonical_version_7_ids_in_the_exact_form_are_read() {
         let run = Uuid::now_v7();
-        assert_eq!(parse(format!("1 model {run}").as_bytes()), Some(run));
+        assert_eq!(parse("model", format!("1 model {run}").as_bytes()), Some(run));
+        assert_eq!(parse("git", format!("1 git {run}").as_bytes()), Some(run));
         for bad in [
             format!("1 model {run}\n"),
             format!("1 model  {run}"),
@@ -291,14 +298,14 @@ mod tests {
             "1 model ".to_owned(),
             String::new(),
         ] {
-            assert_eq!(parse(bad.as_bytes()), None, "{bad}");
+            assert_eq!(parse("model", bad.as_bytes()), None, "{bad}");
         }
     }
 
     proptest! {
         #[test]
         fn what_is_read_is_exactly_what_would_be_written(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
-            if let Some(run) = parse(&bytes) {
+            if let Some(run) = parse("model", &bytes) {
                 prop_assert_eq!(format!("1 model {run}").into_bytes(), bytes);
             }
         }

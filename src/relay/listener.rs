@@ -16,6 +16,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
 use tokio::sync::mpsc;
 
+use crate::closer;
+
 /// Whether `fd` listens on 127.0.0.1:`port` with TCP over IPv4.
 ///
 /// # Errors
@@ -35,7 +37,7 @@ pub fn check(fd: BorrowedFd<'_>, port: u16) -> Result<(), &'static str> {
     }
     let address = rustix::net::getsockname(fd).ok().and_then(|a| SocketAddrV4::try_from(a).ok());
     if address != Some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)) {
-        return Err("the socket does not listen on 127.0.0.1 and the provider's port");
+        return Err("the socket does not listen on 127.0.0.1 and the right port");
     }
     Ok(())
 }
@@ -84,7 +86,7 @@ impl Acceptor {
         let _ = rustix::net::shutdown(&self.listener, Shutdown::Both);
         // The accepting thread's copy is gone, so this is the last one.
         if let Some(listener) = Arc::into_inner(self.listener) {
-            discard(vec![listener], ());
+            closer::close(vec![listener], ());
         }
     }
 }
@@ -123,25 +125,12 @@ fn prepare(fd: &OwnedFd, stall: Duration) -> Result<(), Errno> {
     sockopt::set_tcp_user_timeout(fd, u32::try_from(stall.as_millis()).unwrap_or(u32::MAX))
 }
 
-/// Closes descriptors that came from a sandbox where that cannot hold anybody up, then drops `after`: with SO_LINGER
-/// set on a connected socket a close blocks, if ours is the last copy.
-pub fn discard<A: Send + 'static>(fds: Vec<OwnedFd>, after: A) {
-    for fd in &fds {
-        let _ = sockopt::set_socket_linger(fd, None);
-    }
-    // Without a thread the closure is dropped here, which closes as well.
-    let _ = std::thread::Builder::new().name("close".to_owned()).stack_size(64 * 1024).spawn(move || {
-        drop(fds);
-        drop(after);
-    });
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use std::net::{TcpListener, UdpSocket};
     use std::os::fd::AsFd;
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::os::unix::net::UnixListener;
     use std::time::Instant;
 
     use super::*;
@@ -219,14 +208,5 @@ mod tests {
         assert!(connections.recv().await.is_none());
         let _client = TcpStream::connect(copy.local_addr().unwrap()).unwrap();
         assert!(copy.accept().is_ok());
-    }
-
-    #[test]
-    fn discarding_takes_any_descriptor() {
-        let (left, right) = UnixStream::pair().unwrap();
-        let (done, closed) = std::sync::mpsc::channel::<()>();
-        discard(vec![left.into(), tempfile::tempfile().unwrap().into()], done);
-        assert_eq!(io::Read::read(&mut &right, &mut [0]).unwrap(), 0);
-        assert!(closed.recv().is_err());
     }
 }

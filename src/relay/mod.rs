@@ -1,30 +1,24 @@
-//! The model relay: the only process that holds the provider's key.
+//! The relays: outside every sandbox, each the only process that holds its secret.
 //!
-//! It runs outside every sandbox and accepts on listeners made inside them. An agent's first process hands its
-//! listener over ([`handover`]), the relay checks it ([`listener`]), serves it for as long as that process lives
-//! ([`agents`]) and keeps it over its own restart ([`fdstore`]). A request is let in by its head ([`admit`]) and its
-//! body ([`policy`]), goes to the one upstream with the key and a few of its headers ([`headers`], [`upstream`]), and
-//! its answer streams back ([`serve`]) while it is counted ([`meter`], [`sse`], [`usage`]). What is refused, and
-//! errors of the upstream, become OpenAI-shaped errors ([`failure`]).
+//! A relay accepts on listeners made inside the sandboxes. The first process of a sandbox hands its listener over
+//! ([`handover`]), the relay checks it ([`listener`]), serves it for as long as that process lives ([`peers`],
+//! [`connection`]) and keeps it over its own restart ([`fdstore`]). All of that is the same for every kind. What a kind
+//! lets through and what it adds is its own: [`model`] for pi's requests to the model provider, [`git`] for a user's
+//! repository on Gitea, [`egress`] for the internet. [`service`] is the program around them, [`settings`] what it is told.
 
-pub mod admit;
-pub mod agents;
-pub mod body;
-pub mod config;
+pub mod connection;
+pub mod egress;
 pub mod failure;
 pub mod fdstore;
+pub mod git;
 pub mod handover;
-pub mod headers;
 pub mod limits;
 pub mod listener;
-pub mod meter;
-pub mod policy;
-pub mod serve;
+pub mod model;
+pub mod peers;
 pub mod service;
-pub mod sse;
-pub mod upstream;
-pub mod usage;
+pub mod settings;
 pub mod watch;
 
 #[cfg(test)]
-mod tests;
+mod testing;

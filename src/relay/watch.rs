@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::unix::AsyncFd;
 
+use crate::closer::Handed;
+
 /// Registers a descriptor with the runtime.
 ///
 /// # Errors
@@ -13,6 +15,15 @@ use tokio::io::unix::AsyncFd;
 pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd keeps one descriptor number open for as long as it lives, and it is moved into the AsyncFd,
     // which removes the registration before it drops it.
+    Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+/// Registers a socket to a sandbox with the runtime.
+///
+/// # Errors
+/// The kernel cannot watch it, or has no room.
+pub fn watch_handed(fd: Handed) -> io::Result<AsyncFd<Handed>> {
+    // SAFETY: as above; a Handed owns its descriptor.
     Ok(unsafe { AsyncFd::register(fd) }?)
 }
 

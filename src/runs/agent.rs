@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use pi_gateway_helper::names::{Run as RunName, User};
 use pi_gateway_helper::wire::{Activity, Refusal, Step, Unit, UnitState};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::Services;
 use super::record::Verdict;
 use super::verdict;
+use super::wake::UnitCgroup;
 use crate::launcher::LauncherError;
 
 /// How long the start of a sandbox is tried: a restart of the launcher takes less.
@@ -43,8 +45,14 @@ fn name(run: Uuid) -> Result<RunName, Verdict> {
 }
 
 /// Makes sure that the run's sandbox is up. One that is `known` to have been started is never started again: what it
-/// was asked may have been done.
-pub async fn ensure(services: &Services, user: &User, run: Uuid, known: bool) -> Result<Ensured, Verdict> {
+/// was asked may have been done. Between two tries a cancel ends it.
+pub async fn ensure(
+    services: &Services,
+    user: &User,
+    run: Uuid,
+    known: bool,
+    cancel: &mut watch::Receiver<bool>,
+) -> Result<Ensured, Verdict> {
     let run = name(run)?;
     if known {
         let state = status(services, user).await;
@@ -73,8 +81,9 @@ pub async fn ensure(services: &Services, user: &User, run: Uuid, known: bool) ->
             }
             Err(error) => Verdict::failed("launcher_unavailable", error.to_string()),
         };
-        if !retry.wait().await {
-            return Err(error);
+        tokio::select! {
+            more = retry.wait() => if !more { return Err(error) },
+            Ok(_) = cancel.wait_for(|cancelled| *cancelled) => return Err(Verdict::cancelled()),
         }
     }
 }
@@ -93,31 +102,35 @@ async fn status(services: &Services, user: &User) -> Option<UnitState> {
     }
 }
 
-/// Why a sandbox has ended. systemd needs some milliseconds after the last process to know it.
-pub async fn end_of(services: &Services, user: &User, run: Uuid) -> Verdict {
+/// Why a sandbox without a process has ended; None when it has not even begun: systemd makes the cgroup before the first
+/// process, and a launcher that was restarted in between calls that started. systemd needs some milliseconds after the
+/// last process to know of the end.
+pub async fn end_of(services: &Services, user: &User, run: Uuid, cgroup: &UnitCgroup) -> Option<Verdict> {
     let name = match name(run) {
         Ok(name) => name,
-        Err(verdict) => return verdict,
+        Err(verdict) => return Some(verdict),
     };
-    tell_operator(services, run);
     let mut retry = Retry::new(Duration::from_secs(5));
     loop {
         let Some(state) = status(services, user).await else {
-            return verdict::interrupted("the agent has ended and the launcher could not say why");
+            return Some(verdict::interrupted("the agent has ended and the launcher could not say why"));
         };
+        if cgroup.is_populated() && state.run.as_ref() == Some(&name) {
+            return None;
+        }
         let over = matches!(state.activity, Activity::Failed | Activity::Inactive);
         if over && state.activity == Activity::Failed && state.run.as_ref().is_some_and(|other| *other != name) {
-            return verdict::interrupted("the agent's sandbox was replaced by another run's");
+            return Some(verdict::interrupted("the agent's sandbox was replaced by another run's"));
         }
         if over || !retry.wait().await {
-            return verdict::of_unit(&state);
+            return Some(verdict::of_unit(&state, &tell_operator(services, run)));
         }
     }
 }
 
 /// Puts the end of what the agent wrote to its standard error into the log: enter's reason for not starting it, or a
-/// stack of pi's. It is the agent's text, so it goes nowhere else.
-fn tell_operator(services: &Services, run: Uuid) {
+/// stack of pi's; gives it. It is the agent's text, so it goes nowhere else and chooses only among codes of its own run.
+fn tell_operator(services: &Services, run: Uuid) -> String {
     use std::os::unix::fs::FileExt;
     let path = services.raw_dir(run).join("err");
     let mut tail = vec![0; MAX_STDERR];
@@ -125,9 +138,12 @@ fn tell_operator(services: &Services, run: Uuid) {
         let length = file.metadata()?.len();
         file.read_at(&mut tail, length.saturating_sub(MAX_STDERR as u64))
     });
-    if let Ok(count @ 1..) = read {
-        tracing::warn!(%run, stderr = %String::from_utf8_lossy(&tail[..count]), "the agent ended before its run");
+    tail.truncate(read.unwrap_or(0));
+    let stderr = String::from_utf8_lossy(&tail).into_owned();
+    if !stderr.is_empty() {
+        tracing::warn!(%run, %stderr, "the agent ended before its run");
     }
+    stderr
 }
 
 /// Stops the sandbox to its last process and removes what the launcher keeps of the run. Gives up when the finalization

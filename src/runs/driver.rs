@@ -16,12 +16,15 @@ use tokio::time::Instant;
 
 use super::event::Event;
 use super::log::EventLog;
+use super::messages::{Fates, Messages};
 use super::record::{Record, Run, RunRequest, Status, Verdict};
 use super::verdict;
 use super::{Services, agent};
-use crate::pi::command;
+use crate::git::Pushing;
+use crate::pi::command::{self, Asker};
 use crate::pi::lines::Lines;
 use crate::pi::translate::Translator;
+use crate::sites::state::Site;
 
 /// The driver of one run.
 pub struct Driver {
@@ -41,6 +44,8 @@ pub struct Driver {
     pub(super) accepted: bool,
     /// Whether `run.finalizing` is in the log already.
     pub(super) finalizing: bool,
+    /// Whether the agent has called a tool.
+    pub(super) tools: bool,
     /// What is still to be chosen before the prompt.
     pub(super) choices: VecDeque<Vec<u8>>,
     /// How the run ends when the agent gives in or the grace period is over.
@@ -48,6 +53,16 @@ pub struct Driver {
     pub(super) abort_sent: bool,
     pub(super) first_answer: Option<Instant>,
     pub(super) evidence: Option<Instant>,
+    /// What the user has said to the run since.
+    pub(super) messages: Messages,
+    /// pi has settled, and a message is about to begin another turn.
+    pub(super) settled: bool,
+    /// When a message that a predecessor may have written is written again.
+    pub(super) resend: Option<Instant>,
+    /// The push that goes on behind the run's end.
+    pushing: Option<Pushing>,
+    /// Tells the answers to this driver's commands from those to its predecessors', which are still in the output.
+    pub(super) asker: Asker,
 }
 
 /// What the driver knows when it begins.
@@ -70,20 +85,26 @@ impl Driver {
     /// Takes a run where its record and log say it is.
     ///
     /// # Errors
-    /// When the log cannot be opened.
+    /// When the log cannot be opened, or a message not be read.
     pub fn new(services: Arc<Services>, beginning: Beginning) -> io::Result<Self> {
         let Beginning { user, record, request, events, shown, cancel } = beginning;
         let mut translator = Translator::default();
-        let (mut accepted, mut finalizing) = (false, false);
+        let (mut accepted, mut finalizing, mut tools) = (false, false, false);
+        let mut fates = Fates::default();
         let log = EventLog::open(&events, |event, data| {
             translator.restore(event, data);
+            fates.restore(event, data);
             accepted |= event == "run.started";
             finalizing |= event == "run.finalizing";
+            tools |= event == "tool.started";
         })?;
+        let sent = services.store.messages(&user, record.run.id)?;
+        let messages = fates.of(sent, record.verdict.is_none() && !record.run.status.is_final(), accepted);
         let taken = log.last().offset;
+        let asker = Asker::new();
         let mut choices = VecDeque::new();
-        choices.extend(request.model.as_deref().map(command::set_model));
-        choices.extend(request.thinking.map(|level| command::set_thinking(level.as_str())));
+        choices.extend(request.model.as_deref().map(|model| command::set_model(model, asker)));
+        choices.extend(request.thinking.map(|level| command::set_thinking(level.as_str(), asker)));
         Ok(Driver {
             services,
             user,
@@ -98,11 +119,17 @@ impl Driver {
             taken,
             accepted,
             finalizing,
+            tools,
             choices,
             ending: None,
             abort_sent: false,
             first_answer: None,
             evidence: None,
+            messages,
+            settled: false,
+            resend: None,
+            pushing: None,
+            asker,
         })
     }
 
@@ -124,11 +151,14 @@ impl Driver {
     }
 
     async fn run(&mut self) -> Verdict {
-        if self.record.cancel_requested && !self.record.prompt_written {
+        if *self.cancel.borrow() && !self.record.prompt_written {
             return Verdict::cancelled();
         }
         let known = self.record.prompt_written || self.taken > 0;
-        match agent::ensure(&self.services, &self.user, self.record.run.id, known).await {
+        if !known {
+            super::git::prepare(&self.services, &self.user).await;
+        }
+        match agent::ensure(&self.services, &self.user, self.record.run.id, known, &mut self.cancel).await {
             Ok(agent::Ensured::Started(uid)) => self.record.uid = Some(uid),
             Ok(agent::Ensured::Gone) => {}
             Err(verdict) => return verdict,
@@ -148,11 +178,21 @@ impl Driver {
         if let Err(error) = self.save().await {
             tracing::error!(run = %self.record.run.id, %error, "the record could not be saved before finalizing");
         }
+        let late = self.messages.end().await;
         if !self.finalizing {
+            for event in late {
+                self.log.push(&event, self.taken);
+            }
             self.log.push(&Event::RunFinalizing { run_id: self.record.run.id }, self.taken);
             self.commit();
         }
         agent::remove(&self.services, &self.user, self.record.run.id).await;
+        // Whoever called no tool has built nothing; a sandbox that never started has not even a user.
+        if let (true, Some(uid)) = (self.tools, self.record.uid) {
+            self.record.run.site = self.services.sites.publish(&self.user, self.record.run.id, uid).await;
+        }
+        self.services.workers.leave(&self.user).await;
+        let pushing = super::git::commit(&self.services, &self.user, &mut self.record, &self.request.prompt).await;
         self.record.run.usage = self.services.usage(self.record.uid, self.record.run.id);
         self.record.run.output_text = self.translator.last_message().map(|last| last.text.clone());
         self.record.run.status = verdict.status;
@@ -161,6 +201,7 @@ impl Driver {
         if let Err(error) = self.save().await {
             tracing::error!(run = %self.record.run.id, %error, "the final record could not be saved; a restart will do it");
         }
+        self.pushing = pushing;
     }
 
     /// Writes the last event, frees the lock, shows the event: whoever sees it can start the next run at once.
@@ -173,8 +214,17 @@ impl Driver {
                 error: run.error.clone(),
                 usage: run.usage.clone(),
             };
-            self.log.push(&event, self.taken);
-            if let Err(error) = self.log.write().and_then(|()| self.log.sync()) {
+            let notice = run.site.as_ref().map(notice_of);
+            let events = notice.iter().chain([&event]);
+            events.clone().for_each(|event| self.log.push(event, self.taken));
+            let mut written = self.log.write();
+            if let Err(error) = &written
+                && self.services.store.give_ballast(error)
+            {
+                events.for_each(|event| self.log.push(event, self.taken));
+                written = self.log.write();
+            }
+            if let Err(error) = written.and_then(|()| self.log.sync()) {
                 tracing::error!(run = %run.id, %error, "the run's last event could not be written");
             }
         }
@@ -186,6 +236,9 @@ impl Driver {
         release();
         self.shown.send_replace(self.record.run.clone());
         self.log.publish();
+        if let Some(pushing) = self.pushing.take() {
+            tokio::spawn(super::git::push_behind(self.services, self.user, self.record.run.id, pushing));
+        }
     }
 
     fn commit(&mut self) {
@@ -202,4 +255,17 @@ impl Driver {
         }
         tokio::task::spawn_blocking(move || store.save(&user, &record)).await.map_err(io::Error::other)?
     }
+}
+
+/// What became of the site, for whoever follows the run.
+fn notice_of(site: &Site) -> Event {
+    let (code, message) = match &site.error {
+        None if site.skipped_count == 0 => ("site_exported", format!("the site has {} files", site.files)),
+        None => (
+            "site_exported",
+            format!("the site has {} files; {} of dist were left out", site.files, site.skipped_count),
+        ),
+        Some(error) => ("site_failed", format!("the site stays as it was: {} ({})", error.message, error.code)),
+    };
+    Event::Notice { code: code.to_owned(), message }
 }

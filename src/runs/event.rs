@@ -10,8 +10,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::messages::Mode;
 use super::record::{RunError, Status};
-use crate::relay::usage::Usage;
+use crate::relay::model::usage::Usage;
 
 /// Longest text inside one event, in bytes: 64 KiB for outputs of tools, which pi cuts near there itself.
 pub const MAX_TOOL_TEXT: usize = 64 << 10;
@@ -49,6 +50,16 @@ impl FromStr for EventId {
     }
 }
 
+/// Who a message is of.
+#[derive(Serialize, ToSchema, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The user.
+    User,
+    /// The model.
+    Assistant,
+}
+
 /// What happened in a run.
 #[derive(Serialize, ToSchema, Debug, Clone, PartialEq)]
 #[serde(tag = "event", content = "data")]
@@ -62,11 +73,13 @@ pub enum Event {
         #[schema(value_type = String, format = DateTime)]
         at: jiff::Timestamp,
     },
-    /// The assistant begins a message.
+    /// A message begins: one of the assistant, or one that the user has sent to the run.
     #[serde(rename = "message.started")]
     MessageStarted {
         /// Number of the message in this run, from 1.
         message: u32,
+        /// Who it is of.
+        role: Role,
     },
     /// More text of the answer.
     #[serde(rename = "text.delta")]
@@ -93,16 +106,38 @@ pub enum Event {
     MessageCompleted {
         /// Number of the message.
         message: u32,
+        /// Who it is of.
+        role: Role,
+        /// The id that `POST /runs/{id}/messages` gave it, for one of the user's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message_id: Option<Uuid>,
         /// The whole text, at most 1 MiB.
         text: String,
         /// Whether the text was cut to fit.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         truncated: bool,
-        /// `stop`, `length`, `toolUse`, `error` or `aborted`.
-        stop_reason: String,
+        /// `stop`, `length`, `toolUse`, `error` or `aborted`; for the assistant's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stop_reason: Option<String>,
         /// What went wrong, for `error`.
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<String>,
+    },
+    /// pi has taken a message that the user has sent to the run; it waits for its turn.
+    #[serde(rename = "message.accepted")]
+    MessageAccepted {
+        /// The id that `POST /runs/{id}/messages` gave it.
+        message_id: Uuid,
+        /// When it gets into the conversation.
+        mode: Mode,
+    },
+    /// A message that the user has sent to the run will not be in the conversation.
+    #[serde(rename = "message.refused")]
+    MessageRefused {
+        /// The id that `POST /runs/{id}/messages` gave it.
+        message_id: Uuid,
+        /// Why not.
+        reason: String,
     },
     /// The agent calls a tool.
     #[serde(rename = "tool.started")]

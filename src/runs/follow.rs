@@ -10,24 +10,26 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::driver::Driver;
-use super::event::Event;
+use super::event::{Event, Role};
 use super::raw::{RawError, RawOutput};
 use super::record::{Status, Verdict};
 use super::stdin::Stdin;
 use super::wake::{UnitCgroup, Wake};
-use super::{agent, verdict};
+use super::{agent, disk, verdict};
 use crate::pi::command;
-use crate::pi::lines::Line;
+use crate::pi::lines::{Line, MAX_LINE};
 use crate::pi::translate::Signal;
 
 /// How long pi may take from the start of its sandbox to its first answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(60);
-/// After a restart: how long a prompt that may have been written has to show itself before it is written again.
+/// After a restart: how long a prompt or message that may have been written has to show itself before it is written again.
 const PROMPT_EVIDENCE: Duration = Duration::from_secs(2);
 /// Lines that are not records of pi; more of them end the run as `output_invalid`.
 const MAX_BAD_LINES: u32 = 100;
 /// How much of the output is read at a time.
 const CHUNK: usize = 128 << 10;
+/// How many of these before the run's time, its cancel and its disk are looked at again.
+const BATCH: usize = 16;
 
 impl Driver {
     /// Follows pi's output until the run has a verdict; an error is a verdict as well.
@@ -41,28 +43,34 @@ impl Driver {
         let cgroup = UnitCgroup::of(&agent::unit_name(&self.user));
         let mut wake = Wake::new(&output, &cgroup).map_err(gone)?;
         let stdin = Stdin::open(&directory.join("in"));
-        stdin.send(command::probe());
+        stdin.send(command::probe(self.asker));
         self.first_answer = (!self.accepted).then(|| Instant::now() + FIRST_ANSWER);
         let run_deadline = self.run_deadline();
         let mut buffer = vec![0; CHUNK];
+        let (services, user) = (self.services.clone(), self.user.clone());
+        let inbox = self.messages.inbox().clone();
+        let mut disk = Box::pin(disk::watch(&services, &user, self.record.run.id));
         loop {
             // The cgroup is asked first: what was printed before it became empty is read after that.
             let alive = cgroup.is_populated();
-            if let ControlFlow::Break(verdict) = self.pump(&mut raw, &mut buffer, &stdin).await? {
-                return Ok(verdict);
+            let more = match self.pump(&mut raw, &mut buffer, &stdin).await? {
+                ControlFlow::Break(verdict) => return Ok(verdict),
+                ControlFlow::Continue(more) => more,
+            };
+            if !alive && !more {
+                let verdict = match self.ending.take() {
+                    Some((verdict, _)) => Some(verdict),
+                    None => agent::end_of(&self.services, &self.user, self.record.run.id, &cgroup).await,
+                };
+                if let Some(verdict) = verdict {
+                    return Err(verdict);
+                }
             }
-            if !alive {
-                return Err(match self.ending.take() {
-                    Some((verdict, _)) => verdict,
-                    None => agent::end_of(&self.services, &self.user, self.record.run.id).await,
-                });
-            }
-            self.note_cancel(&stdin).await?;
+            self.note_cancel(&stdin)?;
+            self.send_message(&stdin).await;
             let now = Instant::now();
             if self.ending.is_none() && now >= run_deadline {
-                let limit = self.services.run_timeout.as_secs();
-                let message = format!("the run was stopped after {limit} s (RUN_TIMEOUT_MS)");
-                self.end_with(Verdict::failed("timeout", message), &stdin);
+                self.end_with(verdict::timeout(self.services.run_timeout), &stdin);
             }
             if let Some(deadline) = self.first_answer.filter(|deadline| now >= *deadline) {
                 let waited = (FIRST_ANSWER + (now - deadline)).as_secs();
@@ -74,15 +82,24 @@ impl Driver {
             if self.evidence.take_if(|deadline| now >= *deadline).is_some() {
                 // Nothing shows that the prompt arrived before the restart. Asked once more, pi says whether it works.
                 self.record.prompt_written = false;
-                stdin.send(command::probe());
+                stdin.send(command::probe(self.asker));
+            }
+            if self.resend.take_if(|deadline| now >= *deadline).is_some() {
+                // Nothing shows that the message arrived before the restart.
+                self.messages.doubt();
+                self.send_abort(&stdin);
+                continue;
             }
             // Once the run is being ended, the end of its grace period is what counts.
             let end = self.ending.as_ref().map_or(run_deadline, |(_, deadline)| *deadline);
-            let next = [Some(end), self.first_answer, self.evidence].into_iter().flatten().min();
+            let next = [Some(end), self.first_answer, self.evidence, self.resend].into_iter().flatten().min();
             tokio::select! {
-                () = wake.wait() => {}
+                () = wake.wait(), if !more => {}
+                () = tokio::task::yield_now(), if more => {}
                 () = sleep_until(next.unwrap_or(run_deadline)) => {}
                 _ = self.cancel.changed(), if !*self.cancel.borrow() => {}
+                () = inbox.arrival() => {}
+                full = &mut disk, if self.ending.is_none() => self.end_with(full, &stdin),
             }
         }
     }
@@ -93,13 +110,9 @@ impl Driver {
         Instant::now() + self.services.run_timeout.saturating_sub(elapsed)
     }
 
-    async fn note_cancel(&mut self, stdin: &Stdin) -> Result<(), Verdict> {
+    fn note_cancel(&mut self, stdin: &Stdin) -> Result<(), Verdict> {
         if !*self.cancel.borrow() || self.ending.is_some() {
             return Ok(());
-        }
-        if !self.record.cancel_requested {
-            self.record.cancel_requested = true;
-            self.save().await.map_err(|error| verdict::of_disk(&error))?;
         }
         if !self.record.prompt_written {
             return Err(Verdict::cancelled());
@@ -114,29 +127,41 @@ impl Driver {
         self.send_abort(stdin);
     }
 
-    /// The abort goes out once, and only after the prompt's response: an earlier one is answered at once and undone.
+    /// The abort goes out once, and only after the response to the prompt, and to a message: an earlier one is answered at
+    /// once and undone.
     fn send_abort(&mut self, stdin: &Stdin) {
-        if self.accepted && self.ending.is_some() && !self.abort_sent {
+        if self.accepted && self.ending.is_some() && !self.abort_sent && !self.messages.is_asking() {
             self.abort_sent = true;
             stdin.send(command::abort());
         }
     }
 
-    /// Takes all output there is.
+    /// Sends the user's next message. Of prompts and messages one is on its way at a time: pi takes two that it reads
+    /// together for one.
+    async fn send_message(&mut self, stdin: &Stdin) {
+        if self.accepted
+            && self.ending.is_none()
+            && let Some(message) = self.messages.next().await
+        {
+            stdin.send(command::message(&message));
+        }
+    }
+
+    /// Takes the output there is, at most [`BATCH`] chunks of it; tells whether there may be more.
     async fn pump(
         &mut self,
         raw: &mut RawOutput,
         buffer: &mut [u8],
         stdin: &Stdin,
-    ) -> Result<ControlFlow<Verdict>, Verdict> {
-        loop {
+    ) -> Result<ControlFlow<Verdict, bool>, Verdict> {
+        for _ in 0..BATCH {
             let start = raw.offset();
             let count = raw.read(buffer).map_err(|error| match error {
                 RawError::Tampered { .. } => Verdict::failed("output_tampered", error.to_string()),
                 RawError::Io(error) => verdict::of_disk(&error),
             })?;
             if count == 0 {
-                return Ok(ControlFlow::Continue(()));
+                return Ok(ControlFlow::Continue(false));
             }
             let mut signals = Vec::new();
             let mut lines = std::mem::take(&mut self.lines);
@@ -147,6 +172,9 @@ impl Driver {
                 }
             });
             self.lines = lines;
+            if self.lines.is_endless() {
+                invalid.get_or_insert_with(line_too_long);
+            }
             if let Some(event) = self.translator.flush() {
                 self.log.push(&event, self.taken);
             }
@@ -163,6 +191,7 @@ impl Driver {
             // A chatty agent must not keep this thread from the other runs.
             tokio::task::yield_now().await;
         }
+        Ok(ControlFlow::Continue(true))
     }
 
     fn take_line(&mut self, line: Line<'_>, end: u64, signals: &mut Vec<Signal>) -> Result<(), Verdict> {
@@ -170,10 +199,7 @@ impl Driver {
         let bytes = match line {
             Line::Whole(bytes) => bytes,
             Line::Skipped => return Ok(()),
-            Line::TooLong => {
-                let limit = crate::pi::lines::MAX_LINE;
-                return Err(Verdict::failed("output_limit", format!("pi printed a line of more than {limit} bytes")));
-            }
+            Line::TooLong => return Err(line_too_long()),
         };
         let Ok(fed) = self.translator.feed(bytes) else {
             self.bad_lines += 1;
@@ -186,7 +212,11 @@ impl Driver {
         if let Some(event) = fed.before {
             self.log.push(&event, before);
         }
-        if let Some(event) = fed.event {
+        if let Some(mut event) = fed.event {
+            if let Event::MessageCompleted { role: Role::User, message_id, text, .. } = &mut event {
+                *message_id = self.messages.delivered(text);
+            }
+            self.tools |= matches!(event, Event::ToolStarted { .. });
             // Deltas that make room for this line end before it.
             let delta = matches!(event, Event::TextDelta { .. } | Event::ThinkingDelta { .. });
             self.log.push(&event, if delta { before } else { end });
@@ -198,6 +228,23 @@ impl Driver {
         }
         if fed.signal == Some(Signal::PromptAccepted) && !self.accepted {
             self.log.push(&Event::RunStarted { run_id: self.record.run.id, at: jiff::Timestamp::now() }, end);
+        }
+        // At its own line, so that after a restart it is known for what is not read again.
+        let answered = match &fed.signal {
+            Some(Signal::MessageTaken { id, started }) => {
+                self.settled &= !started;
+                self.messages.taken(*id)
+            }
+            Some(Signal::MessageRefused { id, reason }) => self.messages.refused(*id, reason),
+            _ => None,
+        };
+        if let Some(event) = answered {
+            self.log.push(&event, end);
+        }
+        // Decided here and not when the signals are acted on: the message's answer may be the next line already.
+        if fed.signal == Some(Signal::Settled) && self.messages.is_asking() && self.ending.is_none() {
+            (self.settled, self.first_answer) = (true, Some(Instant::now() + FIRST_ANSWER));
+            return Ok(());
         }
         // Signals of one chunk are few unless pi is hostile; those beyond the cap say nothing new.
         if let Some(signal) = fed.signal
@@ -213,8 +260,14 @@ impl Driver {
 
     async fn act(&mut self, signal: Signal, stdin: &Stdin) -> Result<Option<Verdict>, Verdict> {
         match signal {
-            Signal::State { streaming } => {
+            // Lines without an event are read again after a restart. Acted on, an old answer would have the choices and
+            // the prompt sent side by side.
+            Signal::State { asker, .. } | Signal::Chosen { asker } if asker != Some(self.asker) => {}
+            Signal::State { streaming, .. } => {
                 self.first_answer = None;
+                if self.messages.is_doubtful() {
+                    self.resend.get_or_insert_with(|| Instant::now() + PROMPT_EVIDENCE);
+                }
                 if self.accepted || streaming {
                     return Ok(None);
                 }
@@ -224,7 +277,7 @@ impl Driver {
                     self.next_choice(stdin).await?;
                 }
             }
-            Signal::Chosen => self.next_choice(stdin).await?,
+            Signal::Chosen { .. } => self.next_choice(stdin).await?,
             Signal::ChoiceRefused(reason) => return Err(Verdict::failed("model_refused", reason)),
             Signal::PromptAccepted => {
                 (self.first_answer, self.evidence) = (None, None);
@@ -239,6 +292,14 @@ impl Driver {
             Signal::PromptRefused(reason) if !self.accepted => {
                 return Err(Verdict::failed("prompt_refused", reason));
             }
+            Signal::MessageTaken { .. } | Signal::MessageRefused { .. } if self.messages.is_asking() => {}
+            Signal::MessageTaken { .. } | Signal::MessageRefused { .. } => {
+                (self.first_answer, self.resend) = (None, None);
+                self.send_abort(stdin);
+                if self.settled {
+                    return self.end_of_turn(stdin).await;
+                }
+            }
             // A prompt that came twice after all is refused the second time: the first one runs.
             Signal::PromptRefused(_) => {}
             // What a restart tore is ended by the LF of the probe; the answer to an empty line looks the same.
@@ -246,15 +307,37 @@ impl Driver {
             Signal::Dialog(id) => stdin.send(command::dismiss(&id)),
             // pi settles after each turn of ours only; before the prompt was accepted it can be an older one's.
             Signal::Settled if !self.accepted => {}
-            Signal::Settled => {
-                let verdict = match self.ending.take() {
-                    Some((verdict, _)) => verdict,
-                    None => verdict::of_answer(self.translator.last_message()),
-                };
-                return Ok(Some(verdict));
-            }
+            Signal::Settled => return self.end_of_turn(stdin).await,
         }
         Ok(None)
+    }
+
+    /// pi has settled. That is the run's end, unless a message of the user's is on its way: it begins another turn.
+    async fn end_of_turn(&mut self, stdin: &Stdin) -> Result<Option<Verdict>, Verdict> {
+        if let Some((verdict, _)) = self.ending.take() {
+            return Ok(Some(verdict));
+        }
+        if !self.messages.is_asking() && self.messages.close_unless_any().await {
+            return Ok(Some(self.answered()));
+        }
+        self.settled = true;
+        self.first_answer = Some(Instant::now() + FIRST_ANSWER);
+        self.send_message(stdin).await;
+        Ok(None)
+    }
+
+    /// The verdict when pi has settled and this driver had not asked it to. A predecessor may have: then it was for the
+    /// user's cancel or for the time-out, both of which are still known.
+    fn answered(&self) -> Verdict {
+        let last = self.translator.last_message();
+        let aborted = last.is_some_and(|last| last.stop_reason == "aborted");
+        if aborted && *self.cancel.borrow() {
+            return Verdict::cancelled();
+        }
+        if aborted && Instant::now() >= self.run_deadline() {
+            return verdict::timeout(self.services.run_timeout);
+        }
+        verdict::of_answer(last)
     }
 
     /// Sends the next choice, or the prompt when all are made. pi handles commands side by side, so each waits for the
@@ -279,4 +362,8 @@ impl Driver {
         self.first_answer = Some(Instant::now() + FIRST_ANSWER);
         Ok(())
     }
+}
+
+fn line_too_long() -> Verdict {
+    Verdict::failed("output_limit", format!("pi printed a line of more than {MAX_LINE} bytes"))
 }

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::git::state::GitError;
 use crate::models::Thinking;
-use crate::relay::usage::Usage;
+use crate::relay::model::usage::Usage;
+use crate::sites::state::Site;
 
 /// Where a run is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -56,6 +58,47 @@ impl RunError {
     }
 }
 
+/// Whether what a run committed has reached the remote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PushStatus {
+    /// It is on its way.
+    Pending,
+    /// The remote has it.
+    Pushed,
+    /// The remote has it not; `reason` says why. The next run or sync pushes it as well.
+    Failed,
+}
+
+/// What became of the workspace at a run's end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RunWorkspace {
+    /// The commit that was made; null when nothing had changed.
+    pub commit: Option<String>,
+    /// How pushing went; null without a remote, or without a commit to push.
+    pub push: Option<PushStatus>,
+    /// Why it was not committed or not pushed; beside `pushed`, which other branches the remote has not.
+    pub reason: Option<GitError>,
+    /// What could not be committed: the first hundred paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<Skipped>,
+    /// How much could not be committed.
+    #[serde(default)]
+    pub skipped_count: u64,
+    /// What an unusable `.git` was renamed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<String>,
+}
+
+/// A path that could not be committed, or is not in the exported site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Skipped {
+    /// Where it is; what is not UTF-8 in it is replaced.
+    pub path: String,
+    /// Why: a word of docs/api-and-media.md, "Git" or "Sites".
+    pub reason: String,
+}
+
 /// A run as it is shown and stored.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Run {
@@ -78,6 +121,12 @@ pub struct Run {
     pub finished_at: Option<jiff::Timestamp>,
     /// Tokens and cost, counted by the model relay; complete when the run has ended.
     pub usage: Usage,
+    /// What became of the workspace; null until the run has ended, and without git.
+    #[serde(default)]
+    pub workspace: Option<RunWorkspace>,
+    /// What became of the site that it built; null until it has ended, when it built none, and without `SITES_DIR`.
+    #[serde(default)]
+    pub site: Option<Site>,
     /// The model that was asked for; null for the operator's default.
     pub model: Option<String>,
     /// The thinking level that was asked for; null for pi's default.
@@ -133,9 +182,6 @@ pub struct Idempotency {
 pub struct Record {
     /// What is shown.
     pub run: Run,
-    /// The caller wants it to end.
-    #[serde(default)]
-    pub cancel_requested: bool,
     /// The prompt may be in pi's input; set before the first byte is written.
     #[serde(default)]
     pub prompt_written: bool,

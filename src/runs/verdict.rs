@@ -3,6 +3,7 @@
 //! The codes are documented in docs/pi-runtime.md; a test compares.
 
 use std::io;
+use std::time::Duration;
 
 use pi_gateway_helper::wire::{Activity, Outcome, UnitState};
 
@@ -22,9 +23,18 @@ pub fn of_answer(last: Option<&LastMessage>) -> Verdict {
     }
 }
 
-/// The code of an error message of pi. Its wording is `PROVIDER API error (STATUS): BODY` for answers of the upstream.
+/// The run's end when its time was over.
+pub fn timeout(limit: Duration) -> Verdict {
+    Verdict::failed("timeout", format!("the run was stopped after {} s (RUN_TIMEOUT_MS)", limit.as_secs()))
+}
+
+/// The code of an error message of pi. Its wording is `PROVIDER API error (STATUS): BODY` for answers of the upstream;
+/// for models of a ChatGPT account the relay sees to that, and says with what is its own instead of a status.
 fn code_of_message(message: &str) -> &'static str {
     let table = [
+        ("API error (codex_signed_out)", "codex_signed_out"),
+        ("API error (codex_usage_limit)", "upstream_quota"),
+        ("budget_exhausted", "budget_exhausted"),
         ("API error (401)", "upstream_unauthorized"),
         ("API error (403)", "upstream_unauthorized"),
         ("insufficient_quota", "upstream_quota"),
@@ -37,8 +47,8 @@ fn code_of_message(message: &str) -> &'static str {
     table.iter().find(|(text, _)| message.contains(text)).map_or("upstream_error", |(_, code)| code)
 }
 
-/// The run's end when its sandbox has ended before pi settled.
-pub fn of_unit(state: &UnitState) -> Verdict {
+/// The run's end when its sandbox has ended before pi settled; `stderr` is the end of what it wrote there.
+pub fn of_unit(state: &UnitState, stderr: &str) -> Verdict {
     if state.activity == Activity::Inactive {
         return match state.outcome {
             Outcome::Success => interrupted("the agent's sandbox is gone; the machine or the service was stopped"),
@@ -58,6 +68,10 @@ pub fn of_unit(state: &UnitState) -> Verdict {
             "sandbox_unavailable",
             "the sandbox's self-test failed: this system does not enforce a restriction; the operator finds it in the journal",
         ),
+        // pi keeps all of a tool's output in a file of /tmp and does not survive that this is full.
+        (Outcome::ExitCode, _) if ["ENOSPC", "EDQUOT", "EFBIG"].iter().any(|error| stderr.contains(error)) => {
+            Verdict::failed("disk_full", "the sandbox's /tmp or the workspace was full, and pi ended")
+        }
         (_, status) => Verdict::failed("agent_crashed", format!("pi ended with status {status} before it was done")),
     }
 }
@@ -93,6 +107,14 @@ mod tests {
             ("gateway API error (401): {}", "upstream_unauthorized"),
             ("gateway API error (429): {\"code\":\"rate_limit_exceeded\"}", "upstream_rate_limited"),
             ("gateway API error (429): {\"code\":\"insufficient_quota\"}", "upstream_quota"),
+            ("Codex API error (codex_signed_out): The gateway is not", "codex_signed_out"),
+            ("Codex API error (codex_usage_limit): The ChatGPT plan", "upstream_quota"),
+            ("Codex API error (429): slow down", "upstream_rate_limited"),
+            ("Codex API error (503): x", "upstream_error"),
+            (
+                "gateway API error (429): {\"type\":\"insufficient_quota\",\"code\":\"budget_exhausted\"}",
+                "budget_exhausted",
+            ),
             ("ENOSPC: no space left on device, write", "disk_full"),
             ("terminated: other side closed", "upstream_error"),
         ] {
@@ -104,5 +126,15 @@ mod tests {
             assert_eq!(of_answer(Some(&last)).status, Status::Succeeded);
         }
         assert_eq!(code(&of_answer(None)), "no_answer");
+    }
+
+    #[test]
+    fn a_pi_that_ended_for_want_of_space_is_told_from_one_that_crashed() {
+        let state =
+            UnitState { activity: Activity::Failed, outcome: Outcome::ExitCode, status: 1, run: None, uid: None };
+        assert_eq!(code(&of_unit(&state, "Error: ENOSPC: no space left on device, write")), "disk_full");
+        assert_eq!(code(&of_unit(&state, "TypeError: x is not a function")), "agent_crashed");
+        let probe = UnitState { status: 70, ..state };
+        assert_eq!(code(&of_unit(&probe, "ENOSPC")), "sandbox_unavailable");
     }
 }

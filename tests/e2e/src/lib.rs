@@ -3,10 +3,20 @@
 //!
 //! Nothing here waits by sleeping for a fixed time: streams are read with a deadline, states are asked until they come.
 
+pub mod account;
+pub mod attack;
+pub mod files;
+pub mod gitea;
 pub mod host;
 pub mod http;
+pub mod internet;
+pub mod neighbour;
+pub mod nginx;
+pub mod operator;
+pub mod points;
 pub mod tokens;
 pub mod user;
+pub mod wire;
 
 pub use host::{sh, testhost, until};
 pub use http::{Response, request, send};

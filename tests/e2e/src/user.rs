@@ -50,6 +50,8 @@ impl Iterator for Stream {
                 data = serde_json::from_str(value).ok();
             } else if line.starts_with(':') {
                 self.comments += 1;
+                // Heartbeats come every 15 s: this run says nothing any more.
+                assert!(self.comments < 20, "no event for five minutes");
             } else if line.is_empty()
                 && let (Some(id), Some(name), Some(data)) = (id.take(), name.take(), data.take())
             {
@@ -83,6 +85,49 @@ impl User {
         response.json()["id"].as_str().unwrap().to_owned()
     }
 
+    /// Says something to a run.
+    pub fn say(&self, run: &str, text: &str, mode: &str) -> Response {
+        self.post(&format!("/runs/{run}/messages"), &[], &json!({"text": text, "mode": mode}))
+    }
+
+    /// Says something to a run that takes it; gives the message's id.
+    pub fn said(&self, run: &str, text: &str, mode: &str) -> String {
+        let response = self.say(run, text, mode);
+        assert_eq!(response.status, 202, "{}", String::from_utf8_lossy(&response.body));
+        response.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// The whole history of the session, page by page.
+    pub fn history(&self) -> Vec<Value> {
+        let (mut all, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = self.get(&format!("/session/messages?limit=3{cursor}"));
+            assert_eq!(page.status, 200, "{}", String::from_utf8_lossy(&page.body));
+            let page = page.json();
+            all.extend(page["data"].as_array().unwrap().clone());
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return all,
+            }
+        }
+    }
+
+    /// The history in short: role and text of each message.
+    pub fn conversation(&self) -> Vec<(String, String)> {
+        let text =
+            |part: &Value| part["text"].as_str().filter(|_| part["type"] == "text").unwrap_or_default().to_owned();
+        let short = |message: &Value| {
+            let texts: String = message["content"].as_array().unwrap().iter().map(text).collect();
+            (message["role"].as_str().unwrap().to_owned(), texts)
+        };
+        self.history().iter().map(short).collect()
+    }
+
+    /// Where pi keeps the session.
+    pub fn session_file(&self) -> String {
+        format!("/var/lib/pi-gateway/sessions/{}/session.jsonl", self.name)
+    }
+
     /// Runs a prompt to its end; gives the run.
     pub fn run(&self, prompt: &str) -> Value {
         let id = self.start(prompt);
@@ -107,7 +152,8 @@ impl User {
         self.get(&format!("/runs/{id}")).json()
     }
 
-    fn try_stream(&self, id: &str, after: Option<&str>) -> Option<Stream> {
+    /// The events of a run after one, until the stream ends; None when nobody answers.
+    pub fn try_stream(&self, id: &str, after: Option<&str>) -> Option<Stream> {
         let headers: Vec<(&str, &str)> = after.map(|after| ("Last-Event-ID", after)).into_iter().collect();
         let answer = http::open(&raw("GET", &format!("/runs/{id}/events"), Some(&self.token), &headers, None)).ok()?;
         Some(Stream { status: answer.status, body: answer.body, comments: 0 })

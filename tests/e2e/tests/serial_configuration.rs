@@ -129,10 +129,15 @@ fn another_port_than_the_sockets_stops_the_front_with_the_remedy() {
 fn a_changed_setting_reaches_the_next_run_and_a_long_run_is_stopped() {
     testhost();
     let _restore = Restore::new();
-    sh(&format!("echo RUN_TIMEOUT_MS=2000 >> {FILE}; systemctl restart pi-gateway-launcher pi-gateway"));
+    sh(&format!("echo RUN_TIMEOUT_MS=6000 >> {FILE}; systemctl restart pi-gateway-launcher pi-gateway"));
     until_ready();
     let run = User::new("long").run("[[bash sleep 60]]");
     assert_eq!((run["status"].as_str(), run["error"]["code"].as_str()), (Some("failed"), Some("timeout")), "{run}");
+    // An upstream that says nothing holds a run no longer than that either.
+    let silent = User::new("silent");
+    let run = silent.run("[[hang]]");
+    assert_eq!((run["status"].as_str(), run["error"]["code"].as_str()), (Some("failed"), Some("timeout")), "{run}");
+    assert_eq!(silent.run("and again")["status"], "succeeded");
     let unknown = format!("echo NO_SUCH_THING=1 >> {FILE}; pi-gateway check");
     assert!(sh(&unknown).contains("NO_SUCH_THING: no variable of pi-gateway"));
     assert_eq!(request("GET", "/health", None, &[], None).status, 200);

@@ -23,7 +23,7 @@ fn a_sandbox_has_one_interface_one_listener_and_no_socket_of_the_host() {
     let sockets: Vec<_> = lines.iter().filter(|line| line.ends_with(".sock") || line.contains("socket")).collect();
     assert!(sockets.iter().all(|socket| **socket == "/run/relay-model/relay.sock"), "{facts}");
     assert!(
-        facts.contains("agent bin dev etc home lib lib64 proc root run sbin session sys tmp trusted usr var workspace"),
+        facts.contains("agent bin dev etc home lib lib64 proc root run sbin session sys tmp tmp-sized trusted usr var var-tmp-sized workspace"),
         "{facts}"
     );
     for fact in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "\n0077\n"]
@@ -38,43 +38,17 @@ fn what_a_sandbox_must_not_do_fails() {
     testhost();
     let user = User::new("forbidden");
     for (attempt, control) in [
-        ("unshare -U true", "unshare -U true"),
-        ("mount -t tmpfs none /tmp", "true"),
-        ("echo x > /usr/bin/x", "true"),
-        ("echo x > /etc/x", "true"),
-        ("echo x >> /trusted/extension.mjs", "true"),
-        ("echo x >> /agent/settings.json", "true"),
-        ("mknod /tmp/null c 1 3", "true"),
-        ("chmod u+s /tmp", "true"),
-        ("ls /var/lib/pi-gateway/workspaces", "ls /var/lib/pi-gateway/workspaces"),
+        (": > /usr/bin/forbidden", ": > /usr/bin/forbidden; rm /usr/bin/forbidden"),
+        (": > /etc/forbidden", ": > /etc/forbidden; rm /etc/forbidden"),
+        (": >> /trusted/extension.mjs", ": >> /usr/lib/pi-gateway/trusted/extension.mjs"),
+        (": >> /agent/settings.json", ": >> /usr/lib/pi-gateway/trusted/settings.json"),
         ("cat /proc/sys/kernel/hostname", "cat /proc/sys/kernel/hostname"),
-        ("head -c 600M /dev/zero > /tmp/fill", "true"),
-        ("head -c 20M /dev/zero > /agent/fill", "true"),
     ] {
         // Outside the sandbox the same thing works, so it is the sandbox that forbids it.
         assert!(pi_gateway_e2e::host::try_sh(control).0, "{control} does not work outside either");
         let output = user.bash(&format!("if ( {attempt} ) 2>/dev/null; then echo worked; else echo refused; fi"));
         assert_eq!(output.trim(), "refused", "{attempt}");
     }
-}
-
-#[test]
-fn no_descriptor_beyond_the_three_reaches_pi() {
-    testhost();
-    let user = User::new("descriptors");
-    let id = user.start("[[bash sleep 2]]");
-    user.stream(&id, None).find(|event| event.name == "tool.started").unwrap();
-    let unit = format!("pi-gateway-agent-{}", user.name);
-    // What node opened itself is epoll, eventfd, pipes and files of its own; what it inherited would be a socket or a
-    // file of the host.
-    let sockets = sh(&format!(
-        "for pid in $(cat /sys/fs/cgroup/{{,unified/}}pi.slice/pi-gateway.slice/{unit}.service/cgroup.procs 2>/dev/null); do \
-         ls -l /proc/$pid/fd 2>/dev/null | grep -oE '/var/lib/.*|/etc/.*|/run/.*' ; done | sort -u"
-    ));
-    for line in sockets.lines() {
-        assert!(line.starts_with("/var/lib/pi-gateway/raw/"), "{sockets}");
-    }
-    user.finished(&id);
 }
 
 #[test]

@@ -97,6 +97,8 @@ fn a_stream_ends_with_its_token() {
     testhost();
     let user = User::new("expiring");
     let id = user.start("[[slow 2000 20]]");
+    // However long pi takes to start: there is something to see in the time that is left.
+    user.stream(&id, None).find(|event| event.name == "text.delta").unwrap();
     let short = User { name: user.name.clone(), token: token_for(&user.name, -20) };
     // Its time is over but for ten seconds of the leeway.
     let last = short.stream(&id, None).last().unwrap();

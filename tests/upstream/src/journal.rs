@@ -1,6 +1,6 @@
 //! The record of what came in: one line of JSON per request and per end of an answer.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,7 @@ struct State {
     lines: VecDeque<Value>,
     requests: u64,
     failures: HashMap<String, u32>,
+    used: HashSet<String>,
 }
 
 impl Journal {
@@ -68,6 +69,11 @@ impl Journal {
             state.failures.remove(key);
         }
         fails
+    }
+
+    /// Whether a word has not come before.
+    pub fn is_first(&self, word: &str) -> bool {
+        self.lock().used.insert(word.to_owned())
     }
 
     pub fn lines(&self) -> Value {

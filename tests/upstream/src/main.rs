@@ -10,25 +10,39 @@
 //! | `[[think TEXT]]`  | a reasoning summary with this text                                                         |
 //! | `[[bash COMMAND]]`| a call of the tool `bash`; COMMAND is everything up to `]]`. The request that brings the   |
 //! |                   | result is answered with a text that repeats its beginning, then the script goes on         |
+//! | `[[image PROMPT]]`| a call of the tool `generate_image`, like `bash`                                              |
 //! | `[[slow N MS]]`   | a message of N words, MS milliseconds apart                                                |
 //! | `[[long N]]`      | a message of N words, as fast as they are taken                                            |
 //! | `[[recall]]`      | a message that lists all earlier user texts of the request                                 |
+//! | `[[told TEXT]]`   | a message that says `told` or `not told`: whether the request's instructions hold TEXT     |
 //! | `[[error STATUS]]`| this HTTP status with OpenAI's words for it; each time (pi retries 429 and 5xx)            |
 //! | `[[flaky STATUS N]]`| this HTTP status the first N times this text is asked, then the script goes on           |
+//! | `[[overflow]]`    | the first time in a session: that the request exceeds the model's context; then the script   |
+//! |                   | goes on                                                                                    |
 //! | `[[cut]]`         | a part of a message, then the connection is cut                                            |
 //! | `[[hang]]`        | the beginning of an answer, then nothing until the client goes away                        |
 //! | `[[failed]]`      | a `response.failed` event                                                                  |
 //!
-//! Several directives are played in their order, up to and including the next `bash`, as one answer; what follows a
-//! `bash` is played when its result comes. `error` and `flaky` count only at the beginning of an answer. Without a
-//! directive the answer is a short polite sentence; an unknown directive is answered with a sentence saying so.
+//! Several directives are played in their order, up to and including the next `bash` or `image`, as one answer; what
+//! follows is played when its result comes. `error`, `flaky` and `overflow` count only at the beginning of an answer.
+//! Without a directive the answer is a short polite sentence; an unknown directive is answered with a sentence saying so.
+//!
+//! `POST …/backend-api/codex/responses` is the same for a ChatGPT account, whose tokens are exchanged at
+//! `POST /oauth/token`; `account.rs` says which are taken. Bodies may come compressed with zstd.
+//!
+//! `POST …/images/generations`, and `POST …/responses` with the provider's tool for images, are answered with a small PNG,
+//! and with something else when the prompt has one of these words: `lie-html` (a page in base64), `lie-huge` (40 MiB),
+//! `lie-truncated` (an image that breaks off), `lie-refuse` (400).
 //!
 //! Each request is one line of JSON in the log file and one element of `GET /__log`: `n`, `method`, `path`,
-//! `headers`, `body_bytes`, `model`, `last_user`, `user_texts`, `tool_results`, `tools`; when its answer ends, a line
+//! `headers`, `body_bytes`, `refresh_token`, `model`, `last_user`, `user_texts`, `images`, `tool_results`, `tools`; when its answer
+//! ends, a line
 //! `{"n", "end": "whole" | "cut" | "client gone", "status"}` follows. Headers are logged as they came, credentials
 //! included: tests look for them there.
 
+mod account;
 mod events;
+mod images;
 mod journal;
 mod play;
 mod request;

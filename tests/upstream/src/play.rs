@@ -7,12 +7,14 @@ use bytes::Bytes;
 use futures_util::stream::unfold;
 use http_body_util::{BodyExt, Either, Full, StreamBody};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
+use crate::account;
 use crate::events::{Gone, Piece, Stream, words};
+use crate::images;
 use crate::journal::Journal;
 use crate::request::Body;
 use crate::script::{self, Step};
@@ -29,7 +31,11 @@ pub async fn answer(request: Request<Incoming>, journal: Arc<Journal>) -> Answer
         return json_answer(StatusCode::OK, &journal.lines());
     }
     let bytes = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-    let parsed = serde_json::from_slice::<Body>(&bytes);
+    let unfolded = match head.headers.get(CONTENT_ENCODING) {
+        Some(coding) if coding == "zstd" => zstd::decode_all(&bytes[..]).unwrap_or_default(),
+        _ => bytes.to_vec(),
+    };
+    let parsed = serde_json::from_slice::<Body>(&unfolded);
     let mut line = Map::new();
     line.insert("method".to_owned(), json!(head.method.as_str()));
     line.insert("path".to_owned(), json!(head.uri.to_string()));
@@ -37,14 +43,32 @@ pub async fn answer(request: Request<Incoming>, journal: Arc<Journal>) -> Answer
     if let Ok(body) = &parsed {
         let texts = body.user_texts();
         line.insert("model".to_owned(), json!(body.model));
-        line.insert("last_user".to_owned(), json!(texts.last()));
+        line.insert("last_user".to_owned(), json!(texts.last().cloned().unwrap_or_else(|| body.image_prompt())));
         line.insert("user_texts".to_owned(), json!(texts.len()));
+        line.insert("images".to_owned(), json!(body.images()));
         line.insert("tool_results".to_owned(), json!(body.results()));
         line.insert("tools".to_owned(), json!(body.tool_names()));
     }
+    if let Some(refresh) = parsed.as_ref().ok().and_then(|body| body.refresh_token.as_ref()) {
+        line.insert("refresh_token".to_owned(), json!(refresh));
+    }
     let n = journal.request(line, &head.headers);
+    let posted = head.method == Method::POST;
+    if posted && head.uri.path() == "/oauth/token" {
+        let (status, answer) = account::exchange(&unfolded, &journal).await;
+        journal.end(n, status, "whole");
+        return json_answer(StatusCode::from_u16(status).unwrap_or_default(), &answer);
+    }
+    if head.uri.path().contains("/codex/") && !account::takes(&head.headers) {
+        journal.end(n, 401, "whole");
+        return json_answer(StatusCode::UNAUTHORIZED, &json!({"detail": "Unauthorized"}));
+    }
     match parsed {
-        Ok(body) if head.method == Method::POST && head.uri.path().ends_with("/responses") => play(n, body, journal),
+        Ok(body) if posted && (head.uri.path().ends_with("/images/generations") || body.has_image_tool()) => {
+            journal.end(n, 200, "whole");
+            images::answer(&body.image_prompt(), body.has_image_tool())
+        }
+        Ok(body) if posted && head.uri.path().ends_with("/responses") => play(n, body, journal),
         _ => {
             journal.end(n, 404, "whole");
             error(StatusCode::NOT_FOUND)
@@ -56,6 +80,10 @@ fn play(n: u64, body: Body, journal: Arc<Journal>) -> Answer {
     let steps = script::read(&body.user_texts().pop().unwrap_or_default());
     let results = body.results();
     let mut turn = script::turn(&steps, results.len()).to_vec();
+    if turn.first() == Some(&Step::Overflow) && journal.is_first(&format!("overflow {}", body.session())) {
+        journal.end(n, 400, "whole");
+        return overflow();
+    }
     let failing = match turn.first() {
         Some(Step::Error(status)) => Some(*status),
         Some(Step::Flaky { status, times }) if journal.fails(&body.key(), *times) => Some(*status),
@@ -65,7 +93,7 @@ fn play(n: u64, body: Body, journal: Arc<Journal>) -> Answer {
         journal.end(n, status, "whole");
         return error(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
     }
-    turn.retain(|step| !matches!(step, Step::Error(_) | Step::Flaky { .. }));
+    turn.retain(|step| !matches!(step, Step::Error(_) | Step::Flaky { .. } | Step::Overflow));
 
     let (out, pieces) = mpsc::channel(16);
     tokio::spawn(async move {
@@ -96,6 +124,7 @@ async fn run(mut stream: Stream, turn: &[Step], body: &Body, result: Option<&Str
             Step::Say(text) => stream.message(&words(text), Duration::ZERO, true).await?,
             Step::Think(text) => stream.reasoning(text).await?,
             Step::Bash(command) => stream.call("bash", &json!({"command": command})).await?,
+            Step::Image(prompt) => stream.call("generate_image", &json!({"prompt": prompt})).await?,
             Step::Words { count, pause_ms } => {
                 let all: Vec<String> = (1..=*count).map(|i| format!("word{i} ")).collect();
                 stream.message(&all, Duration::from_millis(*pause_ms), true).await?;
@@ -105,6 +134,10 @@ async fn run(mut stream: Stream, turn: &[Step], body: &Body, result: Option<&Str
                 earlier.pop();
                 let text = format!("Earlier you said: {}", earlier.join(" | "));
                 stream.message(&words(&text), Duration::ZERO, true).await?;
+            }
+            Step::Told(text) => {
+                let answer = if body.instructions().contains(text) { "told" } else { "not told" };
+                stream.message(&words(answer), Duration::ZERO, true).await?;
             }
             Step::Cut => {
                 // The pause lets the part go out: an abort throws away what is not yet on the wire.
@@ -121,7 +154,7 @@ async fn run(mut stream: Stream, turn: &[Step], body: &Body, result: Option<&Str
                 return Ok("whole");
             }
             // Only at the beginning of an answer, where they have been dealt with.
-            Step::Error(_) | Step::Flaky { .. } => {}
+            Step::Error(_) | Step::Flaky { .. } | Step::Overflow => {}
         }
     }
     stream.completed(body.tokens()).await?;
@@ -129,7 +162,7 @@ async fn run(mut stream: Stream, turn: &[Step], body: &Body, result: Option<&Str
 }
 
 /// An error in the provider's own words, with what it tells about the account.
-fn error(status: StatusCode) -> Answer {
+pub fn error(status: StatusCode) -> Answer {
     let (message, kind, code) = match status.as_u16() {
         401 => (
             "Incorrect API key provided: sk-scrip*****test. You can find your API key at your account page.",
@@ -155,7 +188,14 @@ fn error(status: StatusCode) -> Answer {
     answer
 }
 
-fn json_answer(status: StatusCode, body: &Value) -> Answer {
+/// That a request is too long for the model, in the provider's own words.
+fn overflow() -> Answer {
+    let message = "Your input exceeds the context window of this model. Please adjust your input and try again.";
+    let error = json!({"message": message, "type": "invalid_request_error", "param": "input", "code": "context_length_exceeded"});
+    json_answer(StatusCode::BAD_REQUEST, &json!({"error": error}))
+}
+
+pub fn json_answer(status: StatusCode, body: &Value) -> Answer {
     let mut response = Response::new(Either::Left(Full::new(Bytes::from(body.to_string()))));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

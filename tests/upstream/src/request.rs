@@ -7,12 +7,20 @@ use serde_json::Value;
 pub struct Body {
     #[serde(default)]
     pub model: String,
+    /// Of an exchange of tokens.
+    #[serde(default)]
+    pub refresh_token: Option<String>,
+    #[serde(default)]
+    instructions: String,
     #[serde(default)]
     input: Value,
     #[serde(default)]
     tools: Vec<Value>,
     #[serde(default)]
     prompt_cache_key: String,
+    /// Of a request for an image.
+    #[serde(default)]
+    prompt: String,
 }
 
 impl Body {
@@ -26,6 +34,19 @@ impl Body {
             Value::String(text) => vec![text.clone()],
             _ => self.items().iter().filter(|item| item["role"] == "user").map(|item| text(&item["content"])).collect(),
         }
+    }
+
+    /// The images of all user messages as they came, oldest first.
+    pub fn images(&self) -> Vec<&str> {
+        let of_user = self.items().iter().filter(|item| item["role"] == "user");
+        let parts = of_user.flat_map(|item| item["content"].as_array().map_or(&[][..], Vec::as_slice));
+        parts.filter_map(|part| part["image_url"].as_str()).collect()
+    }
+
+    /// What the model is told beside what users say.
+    pub fn instructions(&self) -> String {
+        let system = self.items().iter().filter(|item| item["role"] == "developer" || item["role"] == "system");
+        system.fold(self.instructions.clone(), |told, item| told + &text(&item["content"]))
     }
 
     /// Tool results behind the last user text, oldest first.
@@ -42,9 +63,24 @@ impl Body {
         self.tools.iter().chain(inline).filter_map(|tool| tool["name"].as_str()).collect()
     }
 
+    /// Whether it wants an image of the provider's own tool.
+    pub fn has_image_tool(&self) -> bool {
+        self.tools.iter().any(|tool| tool["type"] == "image_generation")
+    }
+
+    /// What an image shall show.
+    pub fn image_prompt(&self) -> String {
+        if self.prompt.is_empty() { self.user_texts().pop().unwrap_or_default() } else { self.prompt.clone() }
+    }
+
     /// What tells one asking of a text from another: the session and the text.
     pub fn key(&self) -> String {
         format!("{} {} {}", self.prompt_cache_key, self.user_texts().len(), self.user_texts().pop().unwrap_or_default())
+    }
+
+    /// What tells sessions apart.
+    pub fn session(&self) -> &str {
+        &self.prompt_cache_key
     }
 
     /// Input tokens to report: reproducible from the request.
@@ -77,6 +113,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(body.user_texts(), ["one", "two"]);
+        assert_eq!(body.instructions(), "x");
         assert_eq!(body.results(), ["new"]);
         assert_eq!(body.tool_names(), ["bash", "read"]);
     }

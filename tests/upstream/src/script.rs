@@ -6,10 +6,13 @@ pub enum Step {
     Say(String),
     Think(String),
     Bash(String),
+    Image(String),
     Words { count: u64, pause_ms: u64 },
     Recall,
+    Told(String),
     Error(u16),
     Flaky { status: u16, times: u32 },
+    Overflow,
     Cut,
     Hang,
     Failed,
@@ -38,9 +41,12 @@ fn step(inside: &str) -> Step {
         ("say", _) => Step::Say(rest.to_owned()),
         ("think", _) => Step::Think(rest.to_owned()),
         ("bash", _) => Step::Bash(rest.to_owned()),
+        ("image", _) => Step::Image(rest.to_owned()),
         ("slow", [count, pause_ms]) => Step::Words { count: *count, pause_ms: *pause_ms },
         ("long", [count]) => Step::Words { count: *count, pause_ms: 0 },
         ("recall", _) => Step::Recall,
+        ("overflow", _) => Step::Overflow,
+        ("told", _) => Step::Told(rest.to_owned()),
         ("cut", _) => Step::Cut,
         ("hang", _) => Step::Hang,
         ("failed", _) => Step::Failed,
@@ -54,7 +60,7 @@ fn step(inside: &str) -> Step {
 
 /// The steps of the answer to the request that brings the `results`-th tool result (0: the first request).
 pub fn turn(steps: &[Step], results: usize) -> &[Step] {
-    let is_call = |step: &Step| matches!(step, Step::Bash(_));
+    let is_call = |step: &Step| matches!(step, Step::Bash(_) | Step::Image(_));
     let mut rest = steps;
     for _ in 0..results {
         match rest.iter().position(is_call) {
@@ -76,24 +82,28 @@ mod tests {
     #[test]
     fn every_directive_is_read() {
         let text = "please [[think a b]] [[bash if [ -e x ]; then echo \"]\"; fi]][[say hi]] [[slow 3 50]][[long 9]]\
-                    [[recall]][[error 401]][[flaky 500 2]][[cut]][[hang]][[failed]] [[error 9]] [[what]]";
+                    [[recall]][[told a b]][[error 401]][[flaky 500 2]][[cut]][[hang]][[failed]][[overflow]]\
+                    [[error 9]] [[what]] [[image a red fox]]";
         let steps = read(text);
         assert_eq!(steps[1], Step::Bash("if [ -e x ]; then echo \"]\"; fi".to_owned()));
         assert_eq!(steps[3], Step::Words { count: 3, pause_ms: 50 });
         assert_eq!(steps[4], Step::Words { count: 9, pause_ms: 0 });
         assert_eq!(
-            steps[5..11],
+            steps[5..13],
             [
                 Step::Recall,
+                Step::Told("a b".to_owned()),
                 Step::Error(401),
                 Step::Flaky { status: 500, times: 2 },
                 Step::Cut,
                 Step::Hang,
-                Step::Failed
+                Step::Failed,
+                Step::Overflow
             ]
         );
-        assert!(matches!(&steps[11], Step::Say(t) if t.contains("error 9")));
-        assert!(matches!(&steps[12], Step::Say(t) if t.contains("what")));
+        assert!(matches!(&steps[13], Step::Say(t) if t.contains("error 9")));
+        assert!(matches!(&steps[14], Step::Say(t) if t.contains("what")));
+        assert_eq!(steps[15], Step::Image("a red fox".to_owned()));
         assert!(matches!(&read("no directive [[ open")[..], [Step::Say(_)]));
     }
 

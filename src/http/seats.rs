@@ -1,0 +1,185 @@
+//! How much one user may have under way at a time: so many requests, so many streams of events. One more is 429 at once,
+//! before its body is read; nobody waits.
+//!
+//! A seat is kept until the answer has been sent or its connection has ended: an answer that nobody reads costs memory and
+//! a descriptor.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::header;
+use axum::response::Response;
+use hyper::body::{Frame, SizeHint};
+use pi_gateway_helper::names::User;
+
+use super::problem::{self, Problem};
+
+/// What a seat is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Any request but a stream.
+    Request,
+    /// A stream of events.
+    Stream,
+}
+
+type Taken = Mutex<HashMap<User, [usize; 2]>>;
+
+/// All seats.
+pub struct Seats {
+    taken: Arc<Taken>,
+    /// Of one user: requests, streams.
+    most: [usize; 2],
+}
+
+/// One seat, given back on drop.
+pub struct Seat {
+    taken: Arc<Taken>,
+    user: User,
+    kind: Kind,
+}
+
+fn lock(taken: &Taken) -> MutexGuard<'_, HashMap<User, [usize; 2]>> {
+    taken.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Seats {
+    /// Seats for each user: so many requests, so many streams.
+    pub fn new(most: [usize; 2]) -> Self {
+        Seats { taken: Arc::default(), most }
+    }
+
+    /// Takes one.
+    ///
+    /// # Errors
+    /// A problem when the user has no more.
+    pub fn take(&self, user: &User, kind: Kind) -> Result<Seat, Box<Problem>> {
+        let mut taken = lock(&self.taken);
+        let most = self.most[kind as usize];
+        let count = &mut taken.entry(user.clone()).or_default()[kind as usize];
+        if *count >= most {
+            let (code, what) = match kind {
+                Kind::Request => (problem::TOO_MANY_REQUESTS, "requests"),
+                Kind::Stream => (problem::TOO_MANY_STREAMS, "streams of events"),
+            };
+            let detail = format!("{most} {what} at a time: read or close one, and try again.");
+            return Err(Problem::new(code, detail).with_header(header::RETRY_AFTER, "1"));
+        }
+        *count += 1;
+        Ok(Seat { taken: self.taken.clone(), user: user.clone(), kind })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = lock(&self.taken);
+        if let Some(counts) = taken.get_mut(&self.user) {
+            counts[self.kind as usize] = counts[self.kind as usize].saturating_sub(1);
+            if *counts == [0, 0] {
+                taken.remove(&self.user);
+            }
+        }
+    }
+}
+
+/// Where the seat of a request is while it is answered. Travels with the request, and with the answer of a stream, which
+/// has a seat of another kind.
+#[derive(Clone, Default)]
+pub struct Held(Arc<Mutex<Option<Seat>>>);
+
+impl Held {
+    /// Holds a seat.
+    pub fn of(seat: Seat) -> Self {
+        Held(Arc::new(Mutex::new(Some(seat))))
+    }
+
+    /// Puts a seat here.
+    pub fn put(&self, seat: Seat) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(seat);
+    }
+
+    fn taken(&self) -> Option<Seat> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Keeps the seat of a request, or the answer's own, until the answer is sent.
+pub fn keep(mut response: Response, request: &Held) -> Response {
+    let own = response.extensions_mut().remove::<Held>();
+    let seat = request.taken();
+    let Some(seat) = own.and_then(|own| own.taken()).or(seat) else { return response };
+    if response.body().is_end_stream() {
+        return response;
+    }
+    response.map(|inner| Body::new(Seated { inner, _seat: seat }))
+}
+
+/// An answer with its seat.
+struct Seated {
+    inner: Body,
+    _seat: Seat,
+}
+
+impl HttpBody for Seated {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_user_has_so_many_seats_of_each_kind_and_gets_them_back() {
+        let seats = Seats::new([2, 1]);
+        let [anna, bert] = ["anna", "bert"].map(|name| User::parse(name).unwrap());
+        let first = seats.take(&anna, Kind::Request).unwrap();
+        let _second = seats.take(&anna, Kind::Request).unwrap();
+        let refused = seats.take(&anna, Kind::Request).err().unwrap();
+        assert_eq!((refused.status, refused.code), (429, "too_many_requests"));
+        let stream = seats.take(&anna, Kind::Stream).unwrap();
+        assert_eq!(seats.take(&anna, Kind::Stream).err().unwrap().code, "too_many_streams");
+        let others = seats.take(&bert, Kind::Request).unwrap();
+        drop((first, stream, others));
+        seats.take(&anna, Kind::Request).unwrap();
+        seats.take(&anna, Kind::Stream).unwrap();
+        assert_eq!(lock(&seats.taken).len(), 1, "bert is forgotten");
+    }
+
+    #[test]
+    fn the_seat_is_the_answers_until_it_is_sent_and_an_empty_one_keeps_none() {
+        let seats = Seats::new([9, 9]);
+        let anna = User::parse("anna").unwrap();
+        let taken = || lock(&seats.taken).get(&anna).copied().unwrap_or_default();
+        let request = || Held::of(seats.take(&anna, Kind::Request).unwrap());
+        let answer = keep(Response::new(Body::from("text")), &request());
+        assert_eq!((taken(), answer.body().size_hint().exact()), ([1, 0], Some(4)));
+        drop(answer);
+        assert_eq!(taken(), [0, 0]);
+        let _answer = keep(Response::new(Body::empty()), &request());
+        assert_eq!(taken(), [0, 0]);
+        let mut stream = Response::new(Body::from("text"));
+        stream.extensions_mut().insert(Held::of(seats.take(&anna, Kind::Stream).unwrap()));
+        let _stream = keep(stream, &request());
+        assert_eq!(taken(), [0, 1], "a stream is no request any more");
+    }
+}
