@@ -84,6 +84,12 @@ pub fn status(answer: &str) -> u16 {
     answer.strip_prefix("HTTP/1.").and_then(|a| a.get(2..5)).and_then(|s| s.parse().ok()).unwrap_or(0)
 }
 
+/// The code of an answer that is an error.
+pub fn code(answer: &str) -> &str {
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    body.split_once(": ").map_or("", |(code, _)| code)
+}
+
 /// Everything that is logged by the tests of this process, as the program would.
 pub fn capture_log() -> &'static Mutex<Vec<u8>> {
     static LOG: OnceLock<Arc<Mutex<Vec<u8>>>> = OnceLock::new();
@@ -109,4 +115,22 @@ pub fn capture_log() -> &'static Mutex<Vec<u8>> {
         tracing::subscriber::set_global_default(subscriber).unwrap();
         log
     })
+}
+
+/// What was logged of a run in lines with these words, when there are `count` of them.
+pub fn logged(run: &str, words: &str, count: usize) -> Vec<serde_json::Value> {
+    let deadline = Instant::now() + LONG;
+    loop {
+        let text = String::from_utf8_lossy(&capture_log().lock().unwrap()).into_owned();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .filter(|line| line.contains(run) && line.contains(words))
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        if lines.len() >= count {
+            return lines;
+        }
+        assert!(Instant::now() < deadline, "{} of {count} lines: {text}", lines.len());
+        std::thread::yield_now();
+    }
 }

@@ -27,7 +27,7 @@ use super::limits::Waits;
 use super::service::make;
 use crate::relay::limits;
 use crate::relay::service::Relay;
-use crate::relay::testing::{LONG, capture_log, offer, own_uid, read_all, status};
+use crate::relay::testing::{LONG, capture_log, code, logged, offer, own_uid, read_all, status};
 use fake::{Fake, Mode, ok};
 
 const TOKEN: &str = "d0c5bb6e7ae2-the-token-of-gitea";
@@ -148,21 +148,7 @@ impl Bench {
 
     /// The lines of the log about requests of this bench, once there are `count`.
     fn log(&self, count: usize) -> Vec<serde_json::Value> {
-        let run = self.run.to_string();
-        let deadline = Instant::now() + LONG;
-        loop {
-            let text = String::from_utf8_lossy(&capture_log().lock().unwrap()).into_owned();
-            let lines: Vec<serde_json::Value> = text
-                .lines()
-                .filter(|line| line.contains(&run) && line.contains("\"git request"))
-                .map(|line| serde_json::from_str(line).unwrap())
-                .collect();
-            if lines.len() >= count {
-                return lines;
-            }
-            assert!(Instant::now() < deadline, "{} of {count} lines: {text}", lines.len());
-            std::thread::yield_now();
-        }
+        logged(&self.run.to_string(), "\"git request", count)
     }
 }
 
@@ -173,12 +159,6 @@ impl Drop for Bench {
             let _ = thread.join();
         }
     }
-}
-
-/// The code of an answer that is an error.
-fn code(answer: &str) -> &str {
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    body.split_once(": ").map_or("", |(code, _)| code)
 }
 
 fn packet(line: &str) -> String {
