@@ -1,6 +1,7 @@
 //! A socket that users' workers connect to; the kernel says whose each is.
 //!
-//! What connects and is not asked for goes again after [`Door::clear`]. Of one user the last connection counts.
+//! What connects and is not asked for goes again after [`Door::clear`]. Of one user the last connection counts, and only
+//! as long as its other end is there: a worker that was stopped before anybody took its connection is none.
 
 use std::collections::HashMap;
 use std::fs::Permissions;
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -52,10 +54,12 @@ impl Door {
     pub async fn arrival_of(&self, uid: u32) -> Handed {
         loop {
             let arrival = self.arrival.notified();
-            if let Some((socket, _)) = lock(&self.arrived).remove(&uid) {
-                return socket;
+            let arrived = lock(&self.arrived).remove(&uid);
+            match arrived {
+                Some((socket, _)) if !has_hung_up(&socket) => return socket,
+                Some(_) => {}
+                None => arrival.await,
             }
-            arrival.await;
         }
     }
 
@@ -94,6 +98,51 @@ async fn accept(door: Arc<Door>) {
     }
 }
 
+/// Whether the other end is gone. What cannot be asked is taken for gone.
+fn has_hung_up(socket: &Handed) -> bool {
+    let mut asked = [PollFd::new(socket, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    !matches!(poll(&mut asked, Some(&now)), Ok(0))
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::task::Poll;
+
+    use super::*;
+
+    fn connect(path: &Path) -> OwnedFd {
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        socket
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_is_gone_before_it_is_asked_for_is_not_taken_for_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("worker.sock");
+        let door = Door::open(&path).unwrap();
+        let uid = nix::unistd::getuid().as_raw();
+        drop(connect(&path));
+        while !lock(&door.arrived).contains_key(&uid) {
+            tokio::task::yield_now().await;
+        }
+        let arrival = door.arrival_of(uid);
+        tokio::pin!(arrival);
+        // The control: it is there, and nobody gets it.
+        let waits = std::future::poll_fn(|context| Poll::Ready(arrival.as_mut().poll(context).is_pending())).await;
+        assert!(waits);
+        assert!(lock(&door.arrived).is_empty());
+        let next = connect(&path);
+        let taken = arrival.await;
+        rustix::net::send(&next, b"I am here", rustix::net::SendFlags::empty()).unwrap();
+        let mut heard = [0; 16];
+        let (length, _) = rustix::net::recv(&taken, &mut heard, rustix::net::RecvFlags::empty()).unwrap();
+        assert_eq!(&heard[..length], b"I am here");
+    }
 }

@@ -35,19 +35,7 @@ impl User {
 
     /// All entries below a directory, page by page.
     pub fn tree(&self, path: &[u8], limit: u32) -> Vec<serde_json::Value> {
-        let mut all = Vec::new();
-        let mut cursor = String::new();
-        loop {
-            let page = format!("/workspace/files?path={}&recursive=true&limit={limit}{cursor}", encode(path));
-            let page = self.get(&page);
-            assert_eq!(page.status, 200, "{}", String::from_utf8_lossy(&page.body));
-            let page = page.json();
-            all.extend(page["data"].as_array().unwrap().clone());
-            match page["next"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => return all,
-            }
-        }
+        self.pages(&format!("/workspace/files?path={}&recursive=true&limit={limit}", encode(path)))
     }
 
     /// Where the workspace is on the disk.

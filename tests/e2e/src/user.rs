@@ -99,9 +99,14 @@ impl User {
 
     /// The whole history of the session, page by page.
     pub fn history(&self) -> Vec<Value> {
+        self.pages("/session/messages?limit=3")
+    }
+
+    /// Everything that a list holds, whose path has a query, page by page.
+    pub fn pages(&self, path: &str) -> Vec<Value> {
         let (mut all, mut cursor) = (Vec::new(), String::new());
         loop {
-            let page = self.get(&format!("/session/messages?limit=3{cursor}"));
+            let page = self.get(&format!("{path}{cursor}"));
             assert_eq!(page.status, 200, "{}", String::from_utf8_lossy(&page.body));
             let page = page.json();
             all.extend(page["data"].as_array().unwrap().clone());
