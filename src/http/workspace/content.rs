@@ -31,14 +31,15 @@ use crate::workspace::connection::AskError;
 use crate::workspace::file;
 use crate::workspace::workers::WorkerError;
 
-/// How much of a file is read at a time.
+/// How much of a file is read at a time where the disk is asked.
 const CHUNK: usize = 256 << 10;
-/// The magic number of tmpfs, by linux/magic.h.
-const TMPFS: i64 = 0x0102_1994;
-/// The largest part that is read at once when it is in memory.
+/// How much is read at a time of what is in memory already.
 const SMALL: usize = 64 << 10;
-/// How many of them are read before they are wanted.
-const AHEAD: usize = 2;
+/// What hyper keeps of an answer that is not taken: it asks for more below 408 KiB.
+const UNSENT: usize = 408 << 10;
+/// The magic numbers of tmpfs and overlayfs, by linux/magic.h.
+const TMPFS: i64 = 0x0102_1994;
+const OVERLAYFS: i64 = 0x794c_7630;
 
 /// Reads a file.
 #[utoipa::path(get, path = "/workspace/files/content", tag = "workspace", security(("bearer" = [])),
@@ -84,7 +85,7 @@ pub async fn read(
             response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
             if method == Method::GET {
                 // What is in memory at a time of a file that nobody takes; a small one is not worth the count.
-                let most = usize::try_from(length).unwrap_or(usize::MAX).min((AHEAD + 1) * CHUNK);
+                let most = usize::try_from(length).unwrap_or(usize::MAX).min(UNSENT + CHUNK);
                 let place = if most > SMALL { Some(app.files.take(&caller.user, most).await?) } else { None };
                 *response.body_mut() = body(file, range, place).await.map_err(|error| Problem::storage(&error))?;
             }
@@ -144,42 +145,33 @@ fn range(value: &str, size: u64) -> Option<Range<u64>> {
     }
 }
 
-/// The bytes of a range. A small one is read at once, a large one as the client takes it; its place is kept until then.
+/// The bytes of a range, read as the client takes them; the place of a large one is kept until then.
 async fn body(file: File, range: Range<u64>, place: Option<Place>) -> io::Result<Body> {
     let file = Arc::new(file);
     let (first, next) = chunk(file.clone(), range.start, range.end).await?;
-    let Some(place) = place else { return Ok(Body::from(first)) };
-    let places = stream::iter((next..range.end).step_by(CHUNK));
-    let read = move |from| {
+    let Some(place) = place.filter(|_| next < range.end) else { return Ok(Body::from(first)) };
+    let rest = stream::try_unfold((next, place), move |(from, place)| {
         let file = file.clone();
-        async move { chunk(file, from, range.end).await.map(|(bytes, _)| bytes) }
-    };
-    let rest = StreamExt::buffered(StreamExt::map(places, read), AHEAD);
-    let first = stream::once(async move { Ok::<_, io::Error>(first) });
-    let all = StreamExt::chain(first, rest);
-    Ok(Body::from_stream(StreamExt::inspect(all, move |_| _ = &place)))
+        async move {
+            if from == range.end {
+                return Ok(None);
+            }
+            let (bytes, next) = chunk(file, from, range.end).await?;
+            Ok::<_, io::Error>(Some((bytes, (next, place))))
+        }
+    });
+    let first = stream::once(async move { Ok(first) });
+    Ok(Body::from_stream(StreamExt::chain(first, rest)))
 }
 
+/// The next bytes of a file, and where they end.
 async fn chunk(file: Arc<File>, from: u64, end: u64) -> io::Result<(Bytes, u64)> {
-    let length = usize::try_from(end - from).unwrap_or(CHUNK).min(CHUNK);
-    if length == 0 {
-        return Ok((Bytes::new(), from));
+    let most = |limit: usize| usize::try_from(end - from).unwrap_or(limit).min(limit);
+    if let Some(bytes) = in_memory(&file, from, most(SMALL)) {
+        let next = from + bytes.len() as u64;
+        return Ok((bytes, next));
     }
-    if length <= SMALL {
-        // What is in memory already is not worth a thread's turn; where the disk would have to be asked, nothing is read.
-        let mut bytes = vec![0; length];
-        let parts = &mut [io::IoSliceMut::new(&mut bytes)];
-        let read = match rustix::io::preadv2(&file, parts, from, ReadWriteFlags::NOWAIT) {
-            // A file system that is all memory does not know the question.
-            Err(Errno::OPNOTSUPP) if fstatfs(&file).is_ok_and(|found| found.f_type == TMPFS) => {
-                rustix::io::pread(&file, &mut bytes, from)
-            }
-            read => read,
-        };
-        if read == Ok(length) {
-            return Ok((bytes.into(), from + length as u64));
-        }
-    }
+    let length = most(CHUNK);
     let read = move || {
         // Not cleared first: with that much it would cost as much as the reading.
         let mut bytes = Vec::with_capacity(length);
@@ -194,6 +186,20 @@ async fn chunk(file: Arc<File>, from: u64, end: u64) -> io::Result<(Bytes, u64)>
     };
     let bytes = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
     Ok((bytes.into(), from + length as u64))
+}
+
+/// What is in memory already is not worth a thread's turn; None where the disk would have to be asked.
+fn in_memory(file: &File, from: u64, length: usize) -> Option<Bytes> {
+    let mut bytes = vec![0; length];
+    let parts = &mut [io::IoSliceMut::new(&mut bytes)];
+    let read = match rustix::io::preadv2(file, parts, from, ReadWriteFlags::NOWAIT) {
+        // Two do not know the question: one that is all memory, and one that lies on it, or else on a local disk.
+        Err(Errno::OPNOTSUPP) if fstatfs(file).is_ok_and(|found| matches!(found.f_type, TMPFS | OVERLAYFS)) => {
+            rustix::io::pread(file, &mut bytes, from)
+        }
+        read => read,
+    };
+    (read == Ok(length)).then(|| bytes.into())
 }
 
 /// Writes a file, whole or not at all.

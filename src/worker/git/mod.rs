@@ -9,6 +9,7 @@
 
 pub mod checkout;
 pub mod ignored;
+mod loose;
 pub mod message;
 pub mod remote;
 pub mod repository;

@@ -11,10 +11,11 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use git2::{Index, IndexEntry, IndexTime, ObjectType, Odb, Oid};
+use git2::{Index, IndexEntry, IndexTime, ObjectType, Oid};
 use rustix::fs::{FileType, Stat};
 
 use super::ignored::Ignored;
+use super::loose::Loose;
 use super::message::{Failure, Reason, Skips};
 use super::repository::{Repository, SET_ASIDE};
 use super::{failed, refused};
@@ -51,7 +52,7 @@ pub struct Snapshot {
 
 struct Taking<'a> {
     repository: &'a Repository<'a>,
-    odb: Odb<'a>,
+    objects: Loose<'a>,
     ignored: Ignored,
     /// The index as it was; what the walk meets is taken out.
     known: HashMap<Vec<u8>, IndexEntry>,
@@ -134,7 +135,7 @@ pub(super) fn is_same(old: &IndexEntry, new: &IndexEntry) -> bool {
 
 impl<'a> Taking<'a> {
     fn begin(repository: &'a Repository<'a>, index: &Index, written: i64, quota: u64) -> Result<Self, Failure> {
-        let odb = repository.git.odb().map_err(failed("opening the objects"))?;
+        let objects = Loose::of(repository, repository.git.odb().map_err(failed("opening the objects"))?);
         let (mut known, mut tracked) = (HashMap::new(), std::collections::HashSet::new());
         for entry in index.iter().filter(|entry| entry.flags & 0x3000 == 0) {
             let mut end = entry.path.len();
@@ -151,7 +152,7 @@ impl<'a> Taking<'a> {
         let room = quota.saturating_sub(repository.taken).saturating_sub(committed);
         let ignored = Ignored::of_root(repository.tree);
         let (kept, fresh, skips) = Default::default();
-        Ok(Taking { repository, odb, ignored, known, tracked, written, kept, fresh, skips, room })
+        Ok(Taking { repository, objects, ignored, known, tracked, written, kept, fresh, skips, room })
     }
 
     fn meet(&mut self, met: &Met<'_>) -> Result<Then, Failure> {
@@ -274,15 +275,15 @@ impl<'a> Taking<'a> {
     }
 
     /// Writes a blob.
-    fn hash(&self, met: &Met<'_>, is_link: bool, size: u64) -> Result<Result<Oid, Reason>, Failure> {
-        let (odb, told) = (&self.odb, failed("writing an object"));
+    fn hash(&mut self, met: &Met<'_>, is_link: bool, size: u64) -> Result<Result<Oid, Reason>, Failure> {
+        let told = failed("writing an object");
         let reason = |failure: TreeFailure| match failure {
             TreeFailure::Denied => Reason::Unreadable,
             _ => Reason::Changed,
         };
         if is_link {
             return match met.target() {
-                Ok(target) => odb.write(ObjectType::Blob, &target).map(Ok).map_err(told),
+                Ok(target) => self.objects.write(&target).map(Ok),
                 Err(failure) => Ok(Err(reason(failure))),
             };
         }
@@ -293,13 +294,13 @@ impl<'a> Taking<'a> {
         if size <= WHOLE {
             let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
             return match file.take(WHOLE + 1).read_to_end(&mut bytes) {
-                Ok(read) if read as u64 == size => odb.write(ObjectType::Blob, &bytes).map(Ok).map_err(told),
+                Ok(read) if read as u64 == size => self.objects.write(&bytes).map(Ok),
                 Ok(_) => Ok(Err(Reason::Changed)),
                 Err(_) => Ok(Err(Reason::Unreadable)),
             };
         }
         let length = usize::try_from(size).map_err(|error| Failure::new("git_failed", error))?;
-        let mut writer = odb.writer(length, ObjectType::Blob).map_err(&told)?;
+        let mut writer = self.objects.odb().writer(length, ObjectType::Blob).map_err(&told)?;
         let mut buffer = vec![0; 256 << 10];
         let mut left = size;
         loop {
