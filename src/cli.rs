@@ -24,6 +24,17 @@ usage: pi-gateway COMMAND [--config FILE]
   doctor [--json]               looks at everything a run needs; says what is wrong and what to do (as root)
   apply-quota                   sets WORKSPACE_QUOTA_MB as the kernel's quota of every user; systemd starts it
   token --user NAME [--ttl 1h]  makes a token for a user (s, m, h; at most JWT_MAX_LIFETIME_S)
+  users [--json]                the users: uid, state, what they take, last run (as root, like all that follow)
+  users block NAME              refuses a user at once, whatever his token says; ends his streams and his active run
+  users unblock NAME            lets him in again
+  users archive NAME --to FILE  blocks him, and packs his workspace and session into FILE, a tar.zst
+  users remove NAME [--yes]     blocks him, and removes all that is kept of him; his uid is never anybody else's.
+                                Without --yes it only says what would be removed
+  runs [--user NAME] [--active] [--limit 50] [--json]
+                                the runs of all users, newest first
+  import --workspaces DIRECTORY --sessions DIRECTORY [--user NAME] [--leave-out] [--apply] [--json]
+                                takes over users of the npm package; without --apply it only says what would be done.
+                                --user: only this one; --leave-out: without the entries that cannot be taken over
   move-credentials              moves credentials from the configuration to where only root can read them
   config-reference              all variables, in Markdown
   openapi                       the OpenAPI document
