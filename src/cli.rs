@@ -396,18 +396,27 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> Result<Command, String> {
-        parse(line.split_whitespace().map(OsString::from)).map(|(command, _)| command).map_err(|error| error.to_string())
+        parse(line.split_whitespace().map(OsString::from))
+            .map(|(command, _)| command)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn every_command_of_the_usage_is_one_with_exactly_the_options_that_it_names() {
         let options = ["--json", "--active", "--apply", "--leave-out", "--yes"];
-        let values = ["--write /x", "--user alice", "--ttl 1h", "--to /x", "--limit 3", "--workspaces /w", "--sessions /s"];
+        let values =
+            ["--write /x", "--user alice", "--ttl 1h", "--to /x", "--limit 3", "--workspaces /w", "--sessions /s"];
         let mut count = 0;
-        for (at, line) in USAGE.lines().enumerate().filter(|(_, line)| line.starts_with("  ") && !line.starts_with("   ")) {
+        for (at, line) in
+            USAGE.lines().enumerate().filter(|(_, line)| line.starts_with("  ") && !line.starts_with("   "))
+        {
             let whole = format!("{line} {}", USAGE.lines().nth(at + 1).unwrap_or_default());
-            let words = line.trim().split([' ', '[']).take_while(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') && !word.is_empty() && !word.starts_with("--"));
-            let words: Vec<&str> = words.take(if line.trim().starts_with("users ") && !line.contains("users [") { 2 } else { 1 }).collect();
+            let words = line.trim().split([' ', '[']).take_while(|word| {
+                word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') && !word.is_empty() && !word.starts_with("--")
+            });
+            let words: Vec<&str> = words
+                .take(if line.trim().starts_with("users ") && !line.contains("users [") { 2 } else { 1 })
+                .collect();
             let name = if words.len() == 2 { " alice" } else { "" };
             let mut needed = String::new();
             for value in values {

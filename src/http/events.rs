@@ -180,34 +180,33 @@ fn follow(
 ) -> impl stream::Stream<Item = std::io::Result<Bytes>> {
     // Comes back after a second when the connection breaks; also lets proxies see that the stream has begun.
     let first = stream::once(async { Ok(Bytes::from_static(b"retry: 1000\n\n")) });
-    let rest =
-        stream::try_unfold((reader, position, standing, shutdown), move |state| async move {
-            let (mut reader, position, standing, mut shutdown) = state;
-            loop {
-                if standing.0.refuses(&standing.1) {
-                    return Ok(None);
-                }
-                let extent = reader.extent();
-                if extent.length > position && Instant::now() < expires {
-                    let bytes = reader.read(position, CHUNK)?;
-                    let next = position + bytes.len() as u64;
-                    return Ok(Some((Bytes::from(bytes), (reader, next, standing, shutdown))));
-                }
-                if extent.finished || Instant::now() >= expires || *shutdown.borrow() {
-                    return Ok(None);
-                }
-                tokio::select! {
-                    grown = reader.grown(position) => if grown.is_none() { return Ok(None) },
-                    () = sleep(HEARTBEAT) => {
-                        let state = (reader, position, standing, shutdown);
-                        return Ok(Some((Bytes::from_static(b": still here\n\n"), state)));
-                    }
-                    () = sleep_until(expires) => {}
-                    () = standing.0.refused(&standing.1) => {}
-                    _ = shutdown.changed() => {}
-                }
+    let rest = stream::try_unfold((reader, position, standing, shutdown), move |state| async move {
+        let (mut reader, position, standing, mut shutdown) = state;
+        loop {
+            if standing.0.refuses(&standing.1) {
+                return Ok(None);
             }
-        });
+            let extent = reader.extent();
+            if extent.length > position && Instant::now() < expires {
+                let bytes = reader.read(position, CHUNK)?;
+                let next = position + bytes.len() as u64;
+                return Ok(Some((Bytes::from(bytes), (reader, next, standing, shutdown))));
+            }
+            if extent.finished || Instant::now() >= expires || *shutdown.borrow() {
+                return Ok(None);
+            }
+            tokio::select! {
+                grown = reader.grown(position) => if grown.is_none() { return Ok(None) },
+                () = sleep(HEARTBEAT) => {
+                    let state = (reader, position, standing, shutdown);
+                    return Ok(Some((Bytes::from_static(b": still here\n\n"), state)));
+                }
+                () = sleep_until(expires) => {}
+                () = standing.0.refused(&standing.1) => {}
+                _ = shutdown.changed() => {}
+            }
+        }
+    });
     stream::StreamExt::chain(first, rest)
 }
 

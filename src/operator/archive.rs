@@ -39,7 +39,8 @@ pub fn archive(ground: &Ground, user: &User, to: &Path) -> Result<String, Troubl
     if let Force::Refused(why) = wait(ground, user, &standing) {
         return Err(Trouble::Failed(format!("{name} is blocked and not packed: {why}, then run this again")));
     }
-    let (bytes, packed) = pack(ground, user, uid, &to).map_err(|why| format!("{name} is blocked and not packed: {why}"))?;
+    let (bytes, packed) =
+        pack(ground, user, uid, &to).map_err(|why| format!("{name} is blocked and not packed: {why}"))?;
     let (shown, size, entries) = (to.display(), table::size(bytes), packed.entries);
     let left_out = match packed.left_out {
         0 => String::new(),
@@ -79,6 +80,7 @@ fn fill(ground: &Ground, user: &User, uid: u32, mut file: File) -> Result<(u64, 
     // The reason of a full disk is ours, and comes before what the worker says of its broken pipe.
     let ended = task.end();
     let bytes = copied.map_err(|error| format!("writing: {error}"))?;
-    let packed = serde_json::from_str(&ended?).map_err(|error| format!("what the worker says is not understood: {error}"))?;
+    let packed =
+        serde_json::from_str(&ended?).map_err(|error| format!("what the worker says is not understood: {error}"))?;
     Ok((bytes, packed))
 }

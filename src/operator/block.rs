@@ -51,7 +51,10 @@ pub fn wait(ground: &Ground, user: &User, standing: &Standing) -> Force {
     let told = ground.paths.state.join("standing");
     while !keeper::is_in_force(&told, user, standing) {
         if Instant::now() >= until {
-            let told = format!("something of his is still under way after {} s; see `journalctl -u pi-gateway`", patience.as_secs());
+            let told = format!(
+                "something of his is still under way after {} s; see `journalctl -u pi-gateway`",
+                patience.as_secs()
+            );
             return Force::Refused(told);
         }
         std::thread::sleep(LOOK);
@@ -85,7 +88,8 @@ pub fn unblock(ground: &Ground, user: &User) -> Result<String, Trouble> {
     }
     let told = match present.map(|present| present.why) {
         Some(Why::Importing) => {
-            let told = format!("{name} is being imported: run the same `pi-gateway import … --apply` again, which ends it");
+            let told =
+                format!("{name} is being imported: run the same `pi-gateway import … --apply` again, which ends it");
             return Err(Trouble::Failed(told));
         }
         Some(Why::Removed) => {
@@ -104,6 +108,9 @@ fn is_gone(ground: &Ground, user: &User) -> Result<(), String> {
     let there = ground.parents().map(|parent| parent.join(user.as_str())).into_iter().find(|path| path.exists());
     there.map_or(Ok(()), |path| {
         let name = user.as_str();
-        Err(format!("{} is still there: end his removal with `pi-gateway users remove {name} --yes` first", path.display()))
+        Err(format!(
+            "{} is still there: end his removal with `pi-gateway users remove {name} --yes` first",
+            path.display()
+        ))
     })
 }

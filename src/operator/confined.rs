@@ -144,10 +144,21 @@ mod tests {
         let changed: Vec<&String> = made.iter().filter(|argument| !worker.contains(argument)).collect();
         assert_eq!(
             changed,
-            ["--unit=pi-gateway-worker-alice:measure.service", "--description=pi-gateway users: measure", "--pipe", "--wait", "--collect", LIMIT, "measure"]
+            [
+                "--unit=pi-gateway-worker-alice:measure.service",
+                "--description=pi-gateway users: measure",
+                "--pipe",
+                "--wait",
+                "--collect",
+                LIMIT,
+                "measure"
+            ]
         );
         let left: Vec<&String> = worker.iter().filter(|argument| !made.contains(argument)).collect();
-        assert_eq!(left, ["--unit=pi-gateway-worker-alice.service", "--description=pi-gateway worker", SOCKET, "files"]);
+        assert_eq!(
+            left,
+            ["--unit=pi-gateway-worker-alice.service", "--description=pi-gateway worker", SOCKET, "files"]
+        );
         assert!(made.ends_with(&["--".to_owned(), WORKER.to_owned(), "measure".to_owned()]));
     }
 }

@@ -95,7 +95,9 @@ pub fn list(ground: &Ground, wanted: &Wanted, json: bool) -> Result<String, Trou
     let found = ground.as_front(|| find(&store, wanted, Timestamp::now()))?;
     let rows = found.map_err(|error| format!("{}: {error}", ground.paths.state.display()))?;
     if json {
-        return serde_json::to_string_pretty(&rows).map(|text| text + "\n").map_err(|error| Trouble::Failed(error.to_string()));
+        return serde_json::to_string_pretty(&rows)
+            .map(|text| text + "\n")
+            .map_err(|error| Trouble::Failed(error.to_string()));
     }
     let head = ["STARTED", "DURATION", "STATE", "CODE", "USER", "RUN"].map(str::to_owned).to_vec();
     let body = rows.iter().map(|row| {
@@ -147,7 +149,8 @@ mod tests {
         assert_eq!(found(Some("alice"), false, 9), [ids[2], ids[0]]);
         assert_eq!(found(None, true, 9), [ids[2]]);
         assert_eq!(found(Some("carol"), true, 9), [] as [Uuid; 0]);
-        let row = find(&store, &Wanted { user: None, active: false, limit: 9 }, Timestamp::now()).unwrap().pop().unwrap();
+        let row =
+            find(&store, &Wanted { user: None, active: false, limit: 9 }, Timestamp::now()).unwrap().pop().unwrap();
         assert_eq!((row.duration_ms, row.code.as_deref()), (60_000, Some("timeout")));
     }
 }

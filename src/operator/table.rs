@@ -64,7 +64,9 @@ mod tests {
 
     #[test]
     fn sizes_and_times_are_for_people() {
-        for (bytes, told) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB"), ((1 << 20) - 1, "1023.9 KiB")] {
+        for (bytes, told) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB"), ((1 << 20) - 1, "1023.9 KiB")]
+        {
             assert_eq!(size(bytes), told);
         }
         for (milliseconds, told) in [(900, "0.9 s"), (61_000, "1 min 1 s"), (7_260_000, "2 h 1 min")] {

@@ -51,7 +51,9 @@ pub struct Row {
 fn everybody(ground: &Ground) -> Result<BTreeSet<User>, String> {
     let store = ground.store();
     let mut all: BTreeSet<User> = ground.uids()?.into_iter().map(|(user, _)| user).collect();
-    all.extend(ground.as_front(|| store.users())?.map_err(|error| format!("{}: {error}", ground.paths.state.display()))?);
+    all.extend(
+        ground.as_front(|| store.users())?.map_err(|error| format!("{}: {error}", ground.paths.state.display()))?,
+    );
     let kept_out = ground.register().users();
     all.extend(kept_out.map_err(|error| format!("{}: {error}", ground.paths.standing.display()))?);
     Ok(all)
@@ -144,7 +146,9 @@ pub fn list(ground: &Ground, json: bool) -> Result<String, Trouble> {
         }
     });
     if json {
-        return serde_json::to_string_pretty(&rows).map(|text| text + "\n").map_err(|error| Trouble::Failed(error.to_string()));
+        return serde_json::to_string_pretty(&rows)
+            .map(|text| text + "\n")
+            .map_err(|error| Trouble::Failed(error.to_string()));
     }
     Ok(render(&rows))
 }
@@ -158,7 +162,11 @@ fn render(rows: &[Row]) -> String {
             let status = serde_json::to_value(run.status).ok().and_then(|word| word.as_str().map(str::to_owned));
             format!("{} {}", table::time(run.created_at), status.unwrap_or_default())
         });
-        let sizes = if row.uid.is_some() { [size(row.workspace_bytes), size(row.session_bytes)] } else { ["-".to_owned(), "-".to_owned()] };
+        let sizes = if row.uid.is_some() {
+            [size(row.workspace_bytes), size(row.session_bytes)]
+        } else {
+            ["-".to_owned(), "-".to_owned()]
+        };
         let [workspace, session] = sizes;
         vec![row.name.clone(), uid, row.state.to_owned(), workspace, session, last]
     });

@@ -165,7 +165,8 @@ mod tests {
         fs::create_dir(&directory).unwrap();
         let told = dir.path().join("told");
         for user in ["alice", "bob"] {
-            fs::create_dir_all(dir.path().join(format!("users/{user}/runs/01800000-0000-7000-8000-000000000000"))).unwrap();
+            fs::create_dir_all(dir.path().join(format!("users/{user}/runs/01800000-0000-7000-8000-000000000000")))
+                .unwrap();
         }
         let runs = testing::runs(dir.path());
         let keeping = tokio::spawn(keep(runs.clone(), told.clone()));

@@ -120,7 +120,7 @@ mod tests {
         symlink(&outside, root.join("link")).unwrap();
         symlink(&outside, root.join("a/link")).unwrap();
         nix::unistd::mkfifo(&root.join("a/fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
-        fs::set_permissions(root.join("a/b"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(root.join("a/b"), fs::Permissions::from_mode(0o000)).unwrap();
         fs::set_permissions(&root, fs::Permissions::from_mode(0o500)).unwrap();
         let tree = Tree::open(&root).unwrap();
         trash::clear(&tree, Instant::now() + Duration::from_secs(60)).unwrap();

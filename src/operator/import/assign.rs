@@ -31,7 +31,9 @@ pub fn uid(ground: &Ground, user: &User) -> Result<u32, String> {
             Reply::Refused(Refusal::Failed(wire::Step::WaitForTurn) | Refusal::Busy(_)) if Instant::now() < until => {
                 std::thread::sleep(PAUSE);
             }
-            other => return Err(format!("the launcher gives no uid ({other:?}); see `journalctl -u pi-gateway-launcher`")),
+            other => {
+                return Err(format!("the launcher gives no uid ({other:?}); see `journalctl -u pi-gateway-launcher`"));
+            }
         }
     }
 }

@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, chownat, fchmod, fchown, fstat, futimens,
-    mkdirat, openat, openat2, symlinkat, syncfs,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, chownat, fchmod, fchown, fstat,
+    futimens, mkdirat, openat, openat2, symlinkat, syncfs,
 };
 
 use super::survey::{self, Candidate};
@@ -83,7 +83,8 @@ impl Target {
                     return Err(changed(Failure::Torn));
                 }
                 self.give(&to, met.stat.st_mode)?;
-                let modified = Timespec { tv_sec: met.stat.st_mtime, tv_nsec: i64::try_from(met.stat.st_mtime_nsec).unwrap_or(0) };
+                let modified =
+                    Timespec { tv_sec: met.stat.st_mtime, tv_nsec: i64::try_from(met.stat.st_mtime_nsec).unwrap_or(0) };
                 Ok(futimens(&to, &Timestamps { last_access: modified, last_modification: modified })?)
             }
         }

@@ -169,7 +169,8 @@ fn take_over(ground: &Ground, wanted: &Wanted, candidate: &Candidate) -> Result<
     let [workspace, session] = ground.parents().map(|parent| parent.join(user.as_str()));
     copy::workspace(wanted, candidate, &workspace, uid)?;
     copy::session(wanted, candidate, &session, uid)?;
-    standing::lift(&ground.paths.standing, &user).map_err(|error| format!("{}: {error}", ground.paths.standing.display()))
+    standing::lift(&ground.paths.standing, &user)
+        .map_err(|error| format!("{}: {error}", ground.paths.standing.display()))
 }
 
 fn render(rows: &[Row], applied: bool) -> String {

@@ -28,7 +28,9 @@ const MAX_ENTRIES: usize = 10_000;
 /// Why it cannot be taken over.
 pub fn find(sessions: &OwnedFd, entry: &str) -> Result<Option<(String, u64)>, String> {
     let path = match directory_in(sessions, entry) {
-        Err(_) if !entry.ends_with(".jsonl") => return Err(format!("{entry}: neither a session's file nor a directory of sessions")),
+        Err(_) if !entry.ends_with(".jsonl") => {
+            return Err(format!("{entry}: neither a session's file nor a directory of sessions"));
+        }
         Err(_) => entry.to_owned(),
         Ok(directory) => {
             let names = names(directory).map_err(|error| format!("{entry}: {error}"))?;
@@ -36,7 +38,12 @@ pub fn find(sessions: &OwnedFd, entry: &str) -> Result<Option<(String, u64)>, St
                 [] => return Ok(None),
                 [one] => format!("{entry}/{one}"),
                 several if several.iter().any(|name| name == NAME) => format!("{entry}/{NAME}"),
-                several => return Err(format!("{entry} has several sessions ({}, …); leave one", several.iter().take(3).cloned().collect::<Vec<_>>().join(", "))),
+                several => {
+                    return Err(format!(
+                        "{entry} has several sessions ({}, …); leave one",
+                        several.iter().take(3).cloned().collect::<Vec<_>>().join(", ")
+                    ));
+                }
             }
         }
     };
@@ -65,7 +72,9 @@ fn names(directory: OwnedFd) -> io::Result<Vec<String>> {
 pub fn open(sessions: &OwnedFd, path: &str) -> Result<(File, u64), String> {
     let told = |error: rustix::io::Errno| format!("{path}: {error}");
     let (inner, name) = match path.split_once('/') {
-        Some((directory, name)) => (Some(directory_in(sessions, directory).map_err(|error| format!("{path}: {error}"))?), name),
+        Some((directory, name)) => {
+            (Some(directory_in(sessions, directory).map_err(|error| format!("{path}: {error}"))?), name)
+        }
         None => (None, path),
     };
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;

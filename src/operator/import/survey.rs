@@ -100,7 +100,9 @@ pub fn survey(wanted: &Wanted) -> Result<Vec<Candidate>, String> {
         candidate.workspace = true;
         match directory_in(&workspaces, &name) {
             Ok(root) => look(&mut candidate, root),
-            Err(error) => candidate.reasons.push(format!("its workspace is no directory ({error}); a link is not followed")),
+            Err(error) => {
+                candidate.reasons.push(format!("its workspace is no directory ({error}); a link is not followed"))
+            }
         }
         found.insert(name, candidate);
     }
@@ -157,17 +159,15 @@ fn look(candidate: &mut Candidate, root: OwnedFd) {
     let mut lost = Vec::new();
     let walked = walk(
         root,
-        |met| {
-            match judge(met, owner) {
-                Ok(()) => {
-                    candidate.entries += 1;
-                    candidate.bytes += u64::try_from(met.stat.st_blocks).unwrap_or(0) * 512;
-                    Ok(Then::Enter)
-                }
-                Err(reason) => {
-                    candidate.leave_out(met.path, reason);
-                    Ok(Then::Pass)
-                }
+        |met| match judge(met, owner) {
+            Ok(()) => {
+                candidate.entries += 1;
+                candidate.bytes += u64::try_from(met.stat.st_blocks).unwrap_or(0) * 512;
+                Ok(Then::Enter)
+            }
+            Err(reason) => {
+                candidate.leave_out(met.path, reason);
+                Ok(Then::Pass)
             }
         },
         |path, failure| lost.push((path.to_vec(), failure)),

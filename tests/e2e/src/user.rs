@@ -69,6 +69,11 @@ impl User {
         User { token: token_for(&name, 3600), name }
     }
 
+    /// The user of this name.
+    pub fn named(name: &str) -> Self {
+        User { token: token_for(name, 3600), name: name.to_owned() }
+    }
+
     pub fn get(&self, path: &str) -> Response {
         request("GET", path, Some(&self.token), &[], None)
     }
@@ -162,6 +167,12 @@ impl User {
     /// The events of a run after one, until the stream ends.
     pub fn stream(&self, id: &str, after: Option<&str>) -> Stream {
         self.try_stream(id, after).expect("an answer")
+    }
+
+    /// The events of a run so far, as a page in JSON.
+    pub fn events_so_far(&self, id: &str) -> String {
+        let page = request("GET", &format!("/runs/{id}/events"), Some(&self.token), &[("Accept", "application/json")], None);
+        String::from_utf8_lossy(&page.body).into_owned()
     }
 
     /// All events of a run that has ended or will.
