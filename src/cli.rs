@@ -410,7 +410,8 @@ mod tests {
         for (at, line) in
             USAGE.lines().enumerate().filter(|(_, line)| line.starts_with("  ") && !line.starts_with("   "))
         {
-            let whole = format!("{line} {}", USAGE.lines().nth(at + 1).unwrap_or_default());
+            let more = USAGE.lines().skip(at + 1).take_while(|line| line.starts_with("   "));
+            let whole = more.fold(line.to_owned(), |whole, line| whole + line);
             let words = line.trim().split([' ', '[']).take_while(|word| {
                 word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') && !word.is_empty() && !word.starts_with("--")
             });

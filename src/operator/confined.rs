@@ -22,8 +22,12 @@ use crate::config::variables::Reader;
 const WORKER: &str = "/usr/lib/pi-gateway/pi-gateway-worker";
 /// What the worker alone needs: the front's socket.
 const SOCKET: &str = "--property=BindReadOnlyPaths=/run/pi-gateway/worker:/run/worker";
-/// The longest that one may take.
+/// The longest that one may take, whose user has nothing else under way.
 const LIMIT: &str = "--property=RuntimeMaxSec=6h";
+/// The same of one beside the user's agent, who can stop whatever runs as him.
+const BRIEF: &str = "--property=RuntimeMaxSec=60s";
+/// What is done beside the user's agent.
+pub const MEASURE: &str = "measure";
 /// How much of what one says beside its result is read, in bytes.
 const MAX_TOLD: u64 = 64 << 10;
 /// systemd answers within this.
@@ -47,7 +51,8 @@ fn arguments(worker: Vec<String>, user: &User, what: &str) -> Vec<String> {
         Some(("--description", _)) => format!("--description=pi-gateway users: {what}"),
         _ => argument,
     });
-    let more = ["--pipe", "--wait", "--collect", LIMIT, "--", WORKER, what].map(str::to_owned);
+    let limit = if what == MEASURE { BRIEF } else { LIMIT };
+    let more = ["--pipe", "--wait", "--collect", limit, "--", WORKER, what].map(str::to_owned);
     renamed.chain(more).collect()
 }
 
@@ -150,7 +155,7 @@ mod tests {
                 "--pipe",
                 "--wait",
                 "--collect",
-                LIMIT,
+                BRIEF,
                 "measure"
             ]
         );

@@ -10,7 +10,7 @@ use pi_gateway_helper::names::User;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::confined::Confined;
+use super::confined::{Confined, MEASURE};
 use super::{Ground, Trouble, table};
 use crate::runs::record::Status;
 use crate::worker::once::Measured;
@@ -97,7 +97,7 @@ fn measure(ground: &Ground, row: &mut Row) {
         (row.workspace_bytes, row.session_bytes) = (Some(0), Some(0));
         return;
     }
-    let measured = Confined::open(ground, &user, uid).and_then(|confined| confined.run(&user, "measure"));
+    let measured = Confined::open(ground, &user, uid).and_then(|confined| confined.run(&user, MEASURE));
     let measured = measured.and_then(|text| serde_json::from_str::<Measured>(&text).map_err(|error| error.to_string()));
     match measured {
         Ok(measured) => {

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use jiff::Timestamp;
 use pi_gateway_helper::names::User;
+use uuid::Uuid;
 
 use super::{Register, Standing, Why};
 use crate::durable::{self, Access};
@@ -71,11 +73,12 @@ pub async fn keep(runs: Arc<Runs>, told: PathBuf) {
 fn look(register: &Register, told: &Path) -> io::Result<BTreeMap<User, Standing>> {
     let mut found = BTreeMap::new();
     for user in register.users()? {
-        match register.of(&user) {
-            Ok(standing) => found.extend(standing.map(|standing| (user, standing))),
-            // He is refused all the same; the operator writes it anew.
-            Err(error) => tracing::error!(user = user.as_str(), %error, "why the user is blocked cannot be read"),
-        }
+        // One whose file cannot be read is kept out as well.
+        let standing = register.of(&user).unwrap_or_else(|error| {
+            tracing::error!(user = user.as_str(), %error, "why the user is blocked cannot be read");
+            Some(Standing { id: Uuid::nil(), why: Why::Blocked, at: Timestamp::UNIX_EPOCH, file: None })
+        });
+        found.extend(standing.map(|standing| (user, standing)));
     }
     fs::create_dir_all(told)?;
     for entry in fs::read_dir(told)? {
@@ -96,9 +99,10 @@ async fn enforce(runs: Arc<Runs>, told: PathBuf, user: User, standing: Standing)
     let mut pause = PAUSE;
     while let Err(what) = attempt(&runs, &told, &user, &standing).await {
         // The operator may have changed his mind meanwhile.
-        let same = runs.services().standing.of(&user).ok().flatten().is_some_and(|now| now.id == standing.id);
-        if !same {
-            return;
+        match runs.services().standing.of(&user) {
+            Ok(Some(now)) if now.id == standing.id => {}
+            Err(_) if standing.id.is_nil() => {}
+            _ => return,
         }
         tracing::info!(user = user.as_str(), why = standing.why.word(), what, "the user still has something under way");
         tokio::time::sleep(pause).await;
