@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn the_time_is_that_of_the_children() {
-        assert_eq!(seconds("0m0.010s 0m0.000s\n0m0.250s 1m0.050s\n"), Some(60.3));
+        assert_eq!(seconds("0m0.010s 0m0.000s\n0m0.250s 1m0.500s\n"), Some(60.75));
         assert_eq!(seconds("0m0.010s 0m0.000s\n"), None);
         assert_eq!(seconds("a\nb\n"), None);
     }

@@ -107,13 +107,13 @@ fn above(path: &str) -> Vec<PathBuf> {
 fn judge(item: &Item<'_>, remedy: &str) -> Result<(), String> {
     let path = item.path;
     let found = fs::symlink_metadata(path).map_err(|error| format!("{path}: {error}: {remedy}"))?;
-    let kind = match item.kind {
-        Kind::File => found.is_file(),
-        Kind::Directory => found.is_dir(),
-        Kind::Link => found.is_symlink(),
+    let (word, right) = match item.kind {
+        Kind::File => ("file", found.is_file()),
+        Kind::Directory => ("directory", found.is_dir()),
+        Kind::Link => ("symbolic link", found.is_symlink()),
     };
-    if !kind {
-        return Err(format!("{path}: must be a {:?}: remove what is there, then {remedy}", item.kind).to_lowercase());
+    if !right {
+        return Err(format!("{path}: must be a {word}: remove what is there, then {remedy}"));
     }
     if item.kind == Kind::Link {
         let leads = fs::read_link(path).map(|target| target.display().to_string());

@@ -44,7 +44,8 @@ pub struct Confined {
 /// The arguments of systemd-run for one thing to do, made of those of the user's worker: another name, another program,
 /// pipes, and no socket. A colon is in no user's name, so the unit is nobody's worker.
 fn arguments(worker: Vec<String>, user: &User, what: &str) -> Vec<String> {
-    let own = format!("--unit=pi-gateway-worker-{}:{what}.service", user.as_str());
+    // One that outlives a command that was killed is not in the way of the next.
+    let own = format!("--unit=pi-gateway-worker-{}:{what}-{}.service", user.as_str(), std::process::id());
     let properties = worker.into_iter().take_while(|argument| argument != "--").filter(|argument| argument != SOCKET);
     let renamed = properties.map(|argument| match argument.split_once('=') {
         Some(("--unit", _)) => own.clone(),
@@ -146,11 +147,12 @@ mod tests {
         let golden = include_str!("../../helper/tests/golden/worker-252.argv");
         let worker: Vec<String> = golden.lines().map(str::to_owned).collect();
         let made = arguments(worker.clone(), &user, "measure");
+        let own = format!("--unit=pi-gateway-worker-alice:measure-{}.service", std::process::id());
         let changed: Vec<&String> = made.iter().filter(|argument| !worker.contains(argument)).collect();
         assert_eq!(
             changed,
             [
-                "--unit=pi-gateway-worker-alice:measure.service",
+                own.as_str(),
                 "--description=pi-gateway users: measure",
                 "--pipe",
                 "--wait",

@@ -136,6 +136,11 @@ pub fn survey(wanted: &Wanted) -> Result<Vec<Candidate>, String> {
             Some(_) => {}
         }
     }
+    for candidate in &mut all {
+        if !candidate.workspace && candidate.session.is_none() && candidate.reasons.is_empty() {
+            candidate.reasons.push("there is nothing to take over".to_owned());
+        }
+    }
     all.retain(|candidate| wanted.user.is_none() || candidate.user() == wanted.user);
     Ok(all)
 }

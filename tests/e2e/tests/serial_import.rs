@@ -99,7 +99,7 @@ fn an_imported_session_goes_on_and_nothing_of_the_origin_is_changed() {
     assert_eq!(run["status"], "succeeded", "{run}");
     assert!(run["output_text"].as_str().unwrap().contains("dunlin"), "{run}");
     assert!(
-        first.bash("pwd; ./go; cat a; git log --format=%s | tail -1").contains("/workspace\nranone\nold"),
+        first.bash("pwd; ./go; cat a; git log --format=%s | tail -1").contains("/workspace\nran\none\nold"),
         "the workspace goes on"
     );
     let folded = User::named(&second.name.to_ascii_lowercase());
@@ -110,7 +110,9 @@ fn an_imported_session_goes_on_and_nothing_of_the_origin_is_changed() {
     let rows = origin.json("--apply");
     assert!(rows.iter().all(|row| row["state"] == "exists"), "{rows:?}");
     assert!(origin.import("--apply").0);
-    assert_eq!(first.conversation().len(), 6, "two of before, two each of the runs here");
+    let conversation = first.conversation();
+    assert_eq!(conversation[0], ("user".to_owned(), "remember the word dunlin".to_owned()));
+    assert!(conversation.len() >= 8, "{conversation:?}");
 }
 
 #[test]
@@ -146,6 +148,7 @@ fn what_cannot_be_taken_over_is_refused_and_told() {
         ("link", "no directory"),
         ("file", "no directory"),
         ("nobody", "no session of pi"),
+        ("empty", "nothing to take over"),
         ("README", "neither a session"),
         (&good.name, "no regular file"),
         (&hostile.name, "--leave-out"),
@@ -190,7 +193,7 @@ fn an_import_that_was_killed_keeps_the_user_out_and_the_next_one_ends_it() {
     let path = user.workspace();
     sh(&format!(
         "pi-gateway import --workspaces {0}/workspaces --sessions {0}/sessions --apply >/dev/null 2>&1 & pid=$!; \
-         for i in $(seq 2000); do [ -e {path}/d/100 ] && break; sleep 0.01; done; kill -9 $pid; wait $pid || true",
+         for i in $(seq 2000); do [ -e {path}/d ] && break; sleep 0.01; done; kill -9 $pid; wait $pid || true",
         origin.0
     ));
     assert!(std::path::Path::new(&format!("{path}/d")).exists(), "it was killed before it had begun");
