@@ -55,7 +55,7 @@ fn a_blocked_user_is_refused_at_once_and_what_he_has_under_way_ends() {
     let other = neighbour.start("[[slow 60 100]]");
     let run = user.start("[[bash echo begun; sleep 600]]");
     let mut stream = user.stream(&run, None);
-    until("the command runs", || (stream.next()?.name == "tool.started").then_some(()));
+    assert!(stream.by_ref().any(|event| event.name == "tool.started"), "the command runs");
     // A download that waits in the middle for its reader.
     let mut download = open(&raw("GET", "/workspace/files/content?path=large", Some(&user.token), &[], None)).unwrap();
     let mut first = [0; 4096];
@@ -96,7 +96,7 @@ fn a_block_while_the_front_is_down_is_in_force_when_it_is_back_and_ends_the_run_
     let user = User::new("absent");
     let _let_in = LetIn(&user);
     let run = user.start("[[bash echo begun; sleep 600]]");
-    until("the command runs", || user.events_so_far(&run).contains("tool.started").then_some(()));
+    assert!(user.stream(&run, None).any(|event| event.name == "tool.started"), "the command runs");
     sh("systemctl stop pi-gateway.socket pi-gateway");
     let told = sh(&format!("pi-gateway users block {}", user.name));
     assert!(told.contains("`systemctl start pi-gateway`"), "{told}");
