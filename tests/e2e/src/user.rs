@@ -169,12 +169,6 @@ impl User {
         self.try_stream(id, after).expect("an answer")
     }
 
-    /// The events of a run so far, as a page in JSON.
-    pub fn events_so_far(&self, id: &str) -> String {
-        let page = request("GET", &format!("/runs/{id}/events"), Some(&self.token), &[("Accept", "application/json")], None);
-        String::from_utf8_lossy(&page.body).into_owned()
-    }
-
     /// All events of a run that has ended or will.
     pub fn events(&self, id: &str) -> Vec<Event> {
         self.stream(id, None).collect()
