@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use pi_gateway_helper::files::roots_directory;
+use pi_gateway_helper::names::User;
 use pi_gateway_helper::uids::{RANGE, REGISTRY, RESTORE};
 
 /// How much of the registry is read, in bytes: a line has 52 at most.
@@ -22,22 +23,28 @@ pub fn judge(parent: &Path) -> Result<(), String> {
     judge_by(Path::new(REGISTRY), parent)
 }
 
+/// Who has which uid, in the order in which they got it; nobody without a registry.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn registry(path: &Path) -> io::Result<Vec<(User, u32)>> {
+    let mut text = String::new();
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        file => file?.take(MAX_REGISTRY).read_to_string(&mut text)?,
+    };
+    // What has no end was never acted on.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let lines = whole.lines().filter_map(|line| line.split_once(' '));
+    Ok(lines.filter_map(|(uid, name)| Some((User::parse(name).ok()?, uid.parse().ok()?))).collect())
+}
+
 fn judge_by(registry: &Path, parent: &Path) -> Result<(), String> {
     let shown = parent.display();
     let told = |error: std::io::Error| format!("{shown}: {error}");
     roots_directory(parent).map_err(|error| error.to_string())?;
-    let mut text = String::new();
-    // Without a registry nobody has a uid yet.
-    if let Ok(file) = File::open(registry) {
-        file.take(MAX_REGISTRY).read_to_string(&mut text).map_err(told)?;
-    }
-    // What has no end was never acted on.
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let uids: HashMap<&str, u32> = whole
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .filter_map(|(uid, name)| Some((name, uid.parse().ok()?)))
-        .collect();
+    let known = self::registry(registry).map_err(told)?;
+    let uids: HashMap<&str, u32> = known.iter().map(|(user, uid)| (user.as_str(), *uid)).collect();
     for entry in fs::read_dir(parent).map_err(told)? {
         let entry = entry.map_err(told)?;
         let owner = entry.metadata().map_err(told)?.uid();
@@ -56,7 +63,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::os::unix::fs::{PermissionsExt, chown};
 
-    use pi_gateway_helper::names::User;
     use pi_gateway_helper::uids::Registry;
 
     use super::*;

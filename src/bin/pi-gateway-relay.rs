@@ -1,14 +1,15 @@
-//! `pi-gateway-relay model`, `pi-gateway-relay git` and `pi-gateway-relay egress`: see `pi_gateway::relay`.
+//! `pi-gateway-relay model`, `pi-gateway-relay git` and `pi-gateway-relay egress`: see `pi_gateway::relay`. With `probe`
+//! before the kind it asks what that relay asks, once, and ends.
 
 use std::process::ExitCode;
 
 use pi_gateway::relay::service::StartError;
-use pi_gateway::relay::{egress, git, model};
+use pi_gateway::relay::{egress, git, model, probe};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-const USAGE: &str = "usage: pi-gateway-relay model|git|egress";
+const USAGE: &str = "usage: pi-gateway-relay model|git|egress, or probe model, or probe git USER…";
 /// EX_CONFIG of sysexits.h.
 const EXIT_CONFIG: u8 = 78;
 /// EX_USAGE of sysexits.h.
@@ -42,6 +43,8 @@ enum Program {
     Model(model::service::Places),
     Git(git::service::Places),
     Egress(egress::service::Places),
+    /// Asks once what a relay asks, for `pi-gateway doctor`.
+    Probe(String, Vec<String>),
 }
 
 impl Program {
@@ -50,6 +53,7 @@ impl Program {
             Self::Model(places) => model::service::run(places),
             Self::Git(places) => git::service::run(places),
             Self::Egress(places) => egress::service::run(places),
+            Self::Probe(kind, words) => probe::run(kind, words),
         }
     }
 }
@@ -61,6 +65,11 @@ fn arguments() -> Option<Program> {
         "model" => Program::Model(model::service::Places::default()),
         "git" => Program::Git(git::service::Places::default()),
         "egress" => Program::Egress(egress::service::Places::default()),
+        "probe" => {
+            let words: Option<Vec<String>> = arguments.map(|word| word.into_string().ok()).collect();
+            let (kind, words) = words?.split_first().map(|(kind, words)| (kind.clone(), words.to_vec()))?;
+            return ["model", "git"].contains(&kind.as_str()).then_some(Program::Probe(kind, words));
+        }
         _ => return None,
     };
     while let Some(name) = arguments.next() {

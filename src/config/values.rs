@@ -115,7 +115,8 @@ impl Values {
         if within(directories.0, directories.1) || within(directories.1, directories.0) {
             found.push("SESSION_DIR: must not be BASE_WORKDIR, in it, or around it".to_owned());
         }
-        let own = ["", "/raw", "/front", "/usage", "/uids"].map(|part| format!("/var/lib/pi-gateway{part}"));
+        let own =
+            ["", "/raw", "/front", "/usage", "/uids", "/standing"].map(|part| format!("/var/lib/pi-gateway{part}"));
         let sites = self.get("SITES_DIR");
         if !sites.is_empty()
             && [directories.0, directories.1].iter().any(|users| within(sites, users) || within(users, sites))

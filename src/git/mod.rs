@@ -171,6 +171,14 @@ impl Git {
         slots.entry(user.clone()).or_default().clone()
     }
 
+    /// Has a push that is going on give way, and waits until no job of the user is.
+    ///
+    /// # Errors
+    /// When one does not end in time.
+    pub async fn rest(&self, user: &User) -> Result<(), Failure> {
+        self.turn(&self.slot(user), Instant::now() + self.patience).await.map(drop)
+    }
+
     fn settings(&self, user: &User) -> Settings {
         let configuration = self.configuration.clone();
         Settings {

@@ -1,4 +1,5 @@
-//! Who calls: the bearer token of a request, checked before anything else of it is looked at.
+//! Who calls: the bearer token of a request, checked before anything else of it is looked at. Whom the operator has blocked
+//! is refused, whatever his token says.
 
 use axum::extract::FromRequestParts;
 use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
@@ -25,6 +26,9 @@ impl FromRequestParts<App> for Caller {
             Ok(caller) => {
                 if let Some(log) = parts.extensions.get::<LogUser>() {
                     log.set(caller.user.as_str());
+                }
+                if app.runs.services().standing.refuses(&caller.user) {
+                    return Err(Problem::blocked());
                 }
                 let seat = app.seats.take(&caller.user, Kind::Request)?;
                 if let Some(held) = parts.extensions.get::<Held>() {

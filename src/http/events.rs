@@ -1,7 +1,7 @@
 //! `/runs/{id}/events`: the run's log, as a stream or as pages.
 //!
 //! A stream is nothing but the log's bytes from a position on, then what is appended, until the last event or the
-//! token's end. A client that does not read costs one chunk; a client that comes back costs one search.
+//! token's end or the user's being blocked. A client that does not read costs one chunk; a client that comes back costs one search.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use pi_gateway_helper::names::User;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
@@ -26,6 +27,7 @@ use super::seats::{Held, Kind};
 use crate::runs::event::{Event, EventId};
 use crate::runs::log::{Frame, LogReader};
 use crate::runs::retention;
+use crate::standing::Register;
 
 /// How often a comment shows that a quiet stream lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -136,7 +138,8 @@ pub async fn events(
     }
     let seat = Held::of(app.seats.take(&caller.user, Kind::Stream)?);
     let expires = Duration::try_from(caller.expires_at.duration_since(jiff::Timestamp::now())).unwrap_or_default();
-    let stream = follow(reader, position, Instant::now() + expires, app.shutdown.clone());
+    let standing = (app.runs.services().standing.clone(), caller.user.clone());
+    let stream = follow(reader, position, Instant::now() + expires, standing, app.shutdown.clone());
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store"),
@@ -167,37 +170,43 @@ fn wants_page(headers: &HeaderMap) -> Result<bool, Box<Problem>> {
     Ok(page)
 }
 
-/// The stream from `position` until the last event, the token's end, or the end of this process.
+/// The stream from `position` until the last event, the token's end, the user's being blocked, or the end of this process.
 fn follow(
     reader: LogReader,
     position: u64,
     expires: Instant,
+    standing: (Register, User),
     shutdown: watch::Receiver<bool>,
 ) -> impl stream::Stream<Item = std::io::Result<Bytes>> {
     // Comes back after a second when the connection breaks; also lets proxies see that the stream has begun.
     let first = stream::once(async { Ok(Bytes::from_static(b"retry: 1000\n\n")) });
-    let rest =
-        stream::try_unfold((reader, position, shutdown), move |(mut reader, position, mut shutdown)| async move {
-            loop {
-                let extent = reader.extent();
-                if extent.length > position && Instant::now() < expires {
-                    let bytes = reader.read(position, CHUNK)?;
-                    let next = position + bytes.len() as u64;
-                    return Ok(Some((Bytes::from(bytes), (reader, next, shutdown))));
-                }
-                if extent.finished || Instant::now() >= expires || *shutdown.borrow() {
-                    return Ok(None);
-                }
-                tokio::select! {
-                    grown = reader.grown(position) => if grown.is_none() { return Ok(None) },
-                    () = sleep(HEARTBEAT) => {
-                        return Ok(Some((Bytes::from_static(b": still here\n\n"), (reader, position, shutdown))));
-                    }
-                    () = sleep_until(expires) => {}
-                    _ = shutdown.changed() => {}
-                }
+    let rest = stream::try_unfold((reader, position, standing, shutdown), move |state| async move {
+        let (mut reader, position, standing, mut shutdown) = state;
+        loop {
+            if standing.0.refuses(&standing.1) {
+                return Ok(None);
             }
-        });
+            let extent = reader.extent();
+            if extent.length > position && Instant::now() < expires {
+                let bytes = reader.read(position, CHUNK)?;
+                let next = position + bytes.len() as u64;
+                return Ok(Some((Bytes::from(bytes), (reader, next, standing, shutdown))));
+            }
+            if extent.finished || Instant::now() >= expires || *shutdown.borrow() {
+                return Ok(None);
+            }
+            tokio::select! {
+                grown = reader.grown(position) => if grown.is_none() { return Ok(None) },
+                () = sleep(HEARTBEAT) => {
+                    let state = (reader, position, standing, shutdown);
+                    return Ok(Some((Bytes::from_static(b": still here\n\n"), state)));
+                }
+                () = sleep_until(expires) => {}
+                () = standing.0.refused(&standing.1) => {}
+                _ = shutdown.changed() => {}
+            }
+        }
+    });
     stream::StreamExt::chain(first, rest)
 }
 

@@ -4,6 +4,7 @@
 //! is generated from the same declarations the router is built from.
 
 mod access;
+mod blocked;
 pub mod body;
 pub mod caller;
 pub mod events;
@@ -128,7 +129,8 @@ fn declared() -> OpenApiRouter<App> {
 
 /// The OpenAPI document, as `GET /openapi.json` and `pi-gateway openapi` give it.
 pub fn openapi_json() -> String {
-    let (_, document) = declared().split_for_parts();
+    let (_, mut document) = declared().split_for_parts();
+    blocked::declare(&mut document);
     document.to_pretty_json().unwrap_or_default()
 }
 

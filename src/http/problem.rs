@@ -33,6 +33,7 @@ codes! {
     REQUEST_TIMEOUT = "request_timeout", REQUEST_TIMEOUT, "The request took too long";
     PERMISSION_DENIED = "permission_denied", FORBIDDEN, "The file's mode does not let the user do this";
     OUTSIDE_WORKSPACE = "outside_workspace", FORBIDDEN, "A symbolic link leads out of the workspace";
+    USER_BLOCKED = "user_blocked", FORBIDDEN, "The operator has blocked the user";
     ALREADY_EXISTS = "already_exists", CONFLICT, "There is something of this name already";
     NOT_A_FILE = "not_a_file", CONFLICT, "The path does not name a regular file";
     NOT_A_DIRECTORY = "not_a_directory", CONFLICT, "A part of the path is not a directory";
@@ -145,6 +146,11 @@ impl Problem {
         let mut problem = Problem::new(BUDGET_EXHAUSTED, detail).with_header(header::RETRY_AFTER, seconds.to_string());
         problem.resets_at = Some(until);
         problem
+    }
+
+    /// The operator keeps the user out.
+    pub fn blocked() -> Box<Self> {
+        Problem::new(USER_BLOCKED, "Only the operator of this gateway can change that.")
     }
 
     /// An image is being made for the user's workspace.

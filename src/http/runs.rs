@@ -113,6 +113,7 @@ pub async fn start(
             problem.with_header(header::RETRY_AFTER, "2")
         }
         StartError::Imaging => Problem::imaging(),
+        StartError::Blocked => Problem::blocked(),
         StartError::KeyReused(run) => {
             let detail = "The key belongs to a request with another body; take a new key for a new request.";
             Problem::new(problem::IDEMPOTENCY_KEY_REUSED, detail).with_run(run)

@@ -1,7 +1,7 @@
 //! How much one user may have under way at a time: so many requests, so many streams of events. One more is 429 at once,
 //! before its body is read; nobody waits.
 //!
-//! A seat is kept until the answer has been sent or its connection has ended: an answer that nobody reads costs memory and
+//! A seat is kept until the answer has been sent, its connection has ended or the user is blocked: an answer that nobody reads costs memory and
 //! a descriptor.
 
 use std::collections::HashMap;
@@ -16,6 +16,7 @@ use hyper::body::{Frame, SizeHint};
 use pi_gateway_helper::names::User;
 
 use super::problem::{self, Problem};
+use crate::standing::Register;
 
 /// What a seat is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,7 @@ type Taken = Mutex<HashMap<User, [usize; 2]>>;
 /// All seats.
 pub struct Seats {
     taken: Arc<Taken>,
+    standing: Register,
     /// Of one user: requests, streams.
     most: [usize; 2],
 }
@@ -38,6 +40,7 @@ pub struct Seats {
 /// One seat, given back on drop.
 pub struct Seat {
     taken: Arc<Taken>,
+    standing: Register,
     user: User,
     kind: Kind,
 }
@@ -48,8 +51,8 @@ fn lock(taken: &Taken) -> MutexGuard<'_, HashMap<User, [usize; 2]>> {
 
 impl Seats {
     /// Seats for each user: so many requests, so many streams.
-    pub fn new(most: [usize; 2]) -> Self {
-        Seats { taken: Arc::default(), most }
+    pub fn new(most: [usize; 2], standing: Register) -> Self {
+        Seats { taken: Arc::default(), standing, most }
     }
 
     /// Takes one.
@@ -69,7 +72,7 @@ impl Seats {
             return Err(Problem::new(code, detail).with_header(header::RETRY_AFTER, "1"));
         }
         *count += 1;
-        Ok(Seat { taken: self.taken.clone(), user: user.clone(), kind })
+        Ok(Seat { taken: self.taken.clone(), standing: self.standing.clone(), user: user.clone(), kind })
     }
 }
 
@@ -114,13 +117,13 @@ pub fn keep(mut response: Response, request: &Held) -> Response {
     if response.body().is_end_stream() {
         return response;
     }
-    response.map(|inner| Body::new(Seated { inner, _seat: seat }))
+    response.map(|inner| Body::new(Seated { inner, seat }))
 }
 
 /// An answer with its seat.
 struct Seated {
     inner: Body,
-    _seat: Seat,
+    seat: Seat,
 }
 
 impl HttpBody for Seated {
@@ -131,6 +134,10 @@ impl HttpBody for Seated {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        // A stream ends in good order, by itself; what else is on its way breaks off, so that nobody takes it for whole.
+        if self.seat.kind == Kind::Request && self.seat.standing.refuses(&self.seat.user) {
+            return Poll::Ready(Some(Err(axum::Error::new("the user is blocked"))));
+        }
         Pin::new(&mut self.inner).poll_frame(context)
     }
 
@@ -150,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_user_has_so_many_seats_of_each_kind_and_gets_them_back() {
-        let seats = Seats::new([2, 1]);
+        let seats = Seats::new([2, 1], Register::new("/nonexistent"));
         let [anna, bert] = ["anna", "bert"].map(|name| User::parse(name).unwrap());
         let first = seats.take(&anna, Kind::Request).unwrap();
         let _second = seats.take(&anna, Kind::Request).unwrap();
@@ -167,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_seat_is_the_answers_until_it_is_sent_and_an_empty_one_keeps_none() {
-        let seats = Seats::new([9, 9]);
+        let seats = Seats::new([9, 9], Register::new("/nonexistent"));
         let anna = User::parse("anna").unwrap();
         let taken = || lock(&seats.taken).get(&anna).copied().unwrap_or_default();
         let request = || Held::of(seats.take(&anna, Kind::Request).unwrap());

@@ -23,6 +23,7 @@ use crate::models;
 use crate::runs::store::Store;
 use crate::runs::{Runs, Services, disk, retention};
 use crate::sites::{Sites, place};
+use crate::standing::{Register, keeper};
 use crate::workspace::workers::Workers;
 
 /// Why the front did not start, or ended.
@@ -88,6 +89,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         config.finalization_timeout,
     )
     .map_err(step("listening for git workers"))?;
+    let standing = Register::new(config.paths.standing.clone());
+    standing.check().map_err(step("reading who is blocked"))?;
     let services = Services {
         store: Store::open(&config.paths.state).map_err(step("opening the directory of runs"))?,
         launcher,
@@ -105,8 +108,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         sites: Sites::new(config.sites.clone(), &config.paths.state, workers.clone(), config.finalization_timeout),
         workers: workers.clone(),
         sizes: disk::Sizes::default(),
+        standing: standing.clone(),
     };
     let runs = Runs::recover(Arc::new(services)).map_err(step("taking up the active runs"))?;
+    let keeping = tokio::spawn(keeper::keep(runs.clone(), config.paths.state.join("standing")));
     let pushing = tokio::spawn(crate::runs::push_again(runs.services().clone()));
     let (ending, shutdown) = watch::channel(false);
     let app = App {
@@ -120,7 +125,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         bodies: Arc::new(Room::new(limits::BODIES)),
         answers: Arc::new(Room::new(limits::ANSWERS)),
         files: Arc::new(Room::new(limits::FILES)),
-        seats: Arc::new(Seats::new([limits::USER_REQUESTS, limits::USER_STREAMS])),
+        seats: Arc::new(Seats::new([limits::USER_REQUESTS, limits::USER_STREAMS], standing)),
         shutdown: shutdown.clone(),
         request_timeout: config.request_timeout,
         run_retention: config.run_retention,
@@ -139,6 +144,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     runs.drain();
     ending.send_replace(true);
     pushing.abort();
+    keeping.abort();
     watchdog.abort();
     retention.abort();
     serving.await.map_err(io::Error::other).map_err(step("ending the server"))

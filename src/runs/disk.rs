@@ -37,6 +37,11 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// Forgets what a user's workspace took.
+    pub fn forget(&self, user: &User) {
+        lock(&self.known).remove(user);
+    }
+
     /// Whether `size` more bytes of a user stay within `quota`; then they count. His workspace is counted, which may take
     /// long, only when what is known of it does not tell.
     ///

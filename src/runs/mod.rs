@@ -41,6 +41,7 @@ use crate::relay::git::users;
 use crate::relay::model::mark;
 use crate::relay::model::usage::Usage;
 use crate::sites::Sites;
+use crate::standing::Register;
 use crate::workspace::workers::Workers;
 use store::Store;
 
@@ -78,6 +79,8 @@ pub struct Services {
     pub workers: Arc<Workers>,
     /// What the workspaces of active runs take.
     pub sizes: disk::Sizes,
+    /// Who is kept out.
+    pub standing: Register,
 }
 
 impl Services {

@@ -33,6 +33,8 @@ pub enum StartError {
     Exhausted(jiff::Timestamp),
     /// As many runs are active as the operator allows.
     AtCapacity(usize),
+    /// The operator keeps the user out.
+    Blocked,
     /// The front is about to end.
     Draining,
     /// The disk refuses.
@@ -81,6 +83,8 @@ pub enum Busy {
     Sync,
     /// An image that is being made.
     Image,
+    /// Nobody: the operator keeps the user out.
+    Blocked,
 }
 
 /// As long as it is held, no run, no sync and no other image of the user starts. Writes go on.
@@ -207,6 +211,10 @@ impl Runs {
         idempotency: Option<Idempotency>,
         _gate: tokio::sync::OwnedMutexGuard<()>,
     ) -> Result<Accepted, StartError> {
+        // He may have been kept out since his request was let in. From here on the gate keeps that from being overlooked.
+        if self.services.standing.refuses(user) {
+            return Err(StartError::Blocked);
+        }
         if let Some(idempotency) = &idempotency
             && let Some(accepted) = self.replay(user, idempotency)?
         {
@@ -279,6 +287,12 @@ impl Runs {
     /// # Errors
     /// What the workspace belongs to until it ends.
     pub async fn hold(&self, user: &User) -> Result<Hold, Busy> {
+        let hold = self.take(user).await?;
+        // He may have been kept out since his request was let in.
+        if self.services.standing.refuses(user) { Err(Busy::Blocked) } else { Ok(hold) }
+    }
+
+    async fn take(&self, user: &User) -> Result<Hold, Busy> {
         let slot = self.slot(user);
         if slot.syncing.load(Ordering::Relaxed) {
             return Err(Busy::Sync);
@@ -297,7 +311,18 @@ impl Runs {
     /// # Errors
     /// What the workspace belongs to until it ends.
     pub async fn hold_for_sync(&self, user: &User) -> Result<Hold, Busy> {
-        let hold = self.hold(user).await?;
+        Self::alone(self.hold(user).await?)
+    }
+
+    /// The same for whoever ends what a user has under way that is kept out.
+    ///
+    /// # Errors
+    /// What the workspace belongs to until it ends.
+    pub async fn hold_for_keeper(&self, user: &User) -> Result<Hold, Busy> {
+        Self::alone(self.take(user).await?)
+    }
+
+    fn alone(hold: Hold) -> Result<Hold, Busy> {
         if hold.slot.imaging.load(Ordering::Relaxed) {
             return Err(Busy::Image);
         }
@@ -315,6 +340,11 @@ impl Runs {
             return Err(Busy::Image);
         }
         Ok(ImageHold { slot: hold.slot.clone() })
+    }
+
+    /// Forgets a user of whom nothing is kept.
+    pub fn forget(&self, user: &User) {
+        lock(&self.slots).remove(user);
     }
 
     /// The user's active run.

@@ -75,6 +75,7 @@ impl Store {
         let store = Store { root: root.to_owned() };
         store.take_ballast();
         remove_temporaries(&root.join("active"))?;
+        remove_temporaries(&root.join("users"))?;
         for user in store.users()? {
             let dir = store.user_dir(&user);
             for sub in ["runs", "idempotency", "images", "aside"] {
@@ -82,6 +83,11 @@ impl Store {
             }
         }
         Ok(store)
+    }
+
+    /// A store that is only looked at, by the operator's commands.
+    pub fn look(root: &Path) -> Self {
+        Store { root: root.to_owned() }
     }
 
     fn user_dir(&self, user: &User) -> PathBuf {
@@ -111,6 +117,24 @@ impl Store {
     /// When the disk refuses; what was written goes again, the mark last: one without a run is removed by the next start.
     pub fn create(&self, user: &User, record: &Record, request: &RunRequest) -> io::Result<()> {
         self.write_new(user, record, request).inspect_err(|_| self.undo(user, record.run.id))
+    }
+
+    /// The user's active run, by its mark.
+    pub fn active_mark(&self, user: &User) -> Option<Uuid> {
+        fs::read_to_string(self.root.join("active").join(user.as_str())).ok()?.trim().parse().ok()
+    }
+
+    /// Removes everything that is kept of a user: first from sight, then his files.
+    ///
+    /// # Errors
+    /// When the disk refuses; what is left of it goes with the next call, or the next start.
+    pub fn forget(&self, user: &User) -> io::Result<()> {
+        let hidden = self.root.join("users").join(format!("{TEMPORARY}{}", user.as_str()));
+        ignore_missing(fs::remove_dir_all(&hidden))?;
+        ignore_missing(fs::rename(self.user_dir(user), &hidden))?;
+        durable::sync_directory(&self.root.join("users"))?;
+        ignore_missing(fs::remove_dir_all(&hidden))?;
+        self.clear_active(user)
     }
 
     /// Removes a run that nobody was promised.
@@ -346,7 +370,7 @@ impl Store {
     }
 
     fn is_active(&self, user: &User, run: Uuid) -> bool {
-        fs::read_to_string(self.root.join("active").join(user.as_str())).is_ok_and(|active| active == run.to_string())
+        self.active_mark(user) == Some(run)
     }
 
     /// Keeps that the user's session is set aside under an id.

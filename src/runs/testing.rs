@@ -11,6 +11,7 @@ use crate::git::{Configuration, Git};
 use crate::launcher::Launcher;
 use crate::models::Catalogue;
 use crate::sites::Sites;
+use crate::standing::Register;
 use crate::workspace::workers::Workers;
 
 /// What runs work with, in a directory; the launcher is at `launcher.sock` in it.
@@ -47,6 +48,7 @@ pub fn services(dir: &Path) -> Services {
         sites: Sites::new(None, dir, workers.clone(), patience),
         workers,
         sizes: disk::Sizes::default(),
+        standing: Register::new(dir.join("standing")),
     }
 }
 

@@ -56,6 +56,14 @@ impl Sites {
         state.run.map(|_| state.site)
     }
 
+    /// Removes what is served of a user, and what was.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn forget(&self, user: &User) -> io::Result<()> {
+        self.root.as_ref().map_or(Ok(()), |root| place::remove(root, user.as_str()))
+    }
+
     /// Exports what the run has built, if it has built anything; `uid` is the user's. Done again after a death.
     pub async fn publish(&self, user: &User, run: Uuid, uid: u32) -> Option<Site> {
         let root = self.root.as_ref()?;

@@ -161,6 +161,21 @@ impl Place {
     }
 }
 
+/// Removes a user's directory: what is served at once, then the rest.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn remove(root: &Path, user: &str) -> io::Result<()> {
+    let place = root.join(user);
+    for removed in [fs::remove_file(place.join(CURRENT)), fs::remove_dir_all(&place)] {
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    durable::sync_directory(root)
+}
+
 /// Makes a directory that the group may read.
 ///
 /// # Errors

@@ -4,6 +4,7 @@ pub mod archive;
 pub mod git;
 pub mod list;
 pub mod message;
+pub mod once;
 pub mod packet;
 pub mod relpath;
 pub mod service;

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::message::{Answer, Ask, Condition, Failure, Place as At, Reply, Request, decode, encode, encode_page};
 use super::relpath::RelPath;
 use super::tree::{Tree, Unnamed};
-use super::{archive, list, packet, session, trash, usage};
+use super::{archive, list, once, packet, session, trash, usage};
 use crate::workspace::disk::Space;
 
 /// Where things are in the worker's sandbox.
@@ -56,8 +56,12 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let work = match (arguments.next().as_deref().and_then(OsStr::to_str), arguments.next()) {
         (Some("files"), None) => || connect().and_then(serve),
         (Some("git"), None) => super::git::service::serve,
+        (Some("measure"), None) => return once(once::measure),
+        (Some("pack"), None) => return once(once::pack),
+        (Some("empty"), None) => return once(once::empty),
         _ => {
-            eprintln!("usage: pi-gateway-worker files|git\nThe launcher starts it.");
+            let who = "The launcher starts the first two, `pi-gateway users` the others.";
+            eprintln!("usage: pi-gateway-worker files|git|measure|pack|empty\n{who}");
             return ExitCode::from(64);
         }
     };
@@ -68,6 +72,17 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             tracing::warn!(%error, "the worker ends");
             ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Does what is to be done once; its failure is one.
+fn once(work: fn() -> io::Result<()>) -> ExitCode {
+    match work() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pi-gateway-worker: {error}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, openat, rena
 use rustix::io::Errno;
 
 use super::message::Failure;
+use super::relpath::RelPath;
 use super::tree::{NEW, TRASH, Tree, failure, open_up, temporary};
 
 /// Removes what a worker that was killed has left: files that never got their name, then what was put aside; tells whether
@@ -71,6 +72,27 @@ pub(super) fn sweep_named(tree: &Tree, name: &str, until: Instant) -> Result<boo
                 Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY) => Ok(true),
                 Err(error) => Err(failure(error)),
             };
+        }
+    }
+}
+
+/// Removes everything in a tree, and nothing of it is put aside: its own root is where directories are moved up to.
+///
+/// # Errors
+/// When something cannot be removed, or not in time.
+pub fn clear(tree: &Tree, until: Instant) -> Result<(), Failure> {
+    // Whoever owns it may have closed it.
+    rustix::fs::chmod(tree.path(), Mode::RWXU).map_err(failure)?;
+    let root = tree.directory(&RelPath::parse(Vec::new())?)?;
+    loop {
+        let batch = entries(&root)?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        for (name, _) in batch {
+            if !remove(&root, &name, until)? {
+                return Err(Failure::Unfit);
+            }
         }
     }
 }

@@ -220,6 +220,17 @@ impl Workers {
         self.stop(user).await;
     }
 
+    /// Sends the user's worker away, whatever it does.
+    ///
+    /// # Errors
+    /// When the launcher cannot be asked.
+    pub async fn dismiss(&self, user: &User) -> Result<(), LauncherError> {
+        let slot = self.slot(user);
+        let mut worker = slot.worker.lock().await;
+        *worker = None;
+        self.launcher.stop(Unit::Worker(user.clone())).await
+    }
+
     async fn stop(&self, user: &User) {
         if let Err(error) = self.launcher.stop(Unit::Worker(user.clone())).await {
             tracing::warn!(user = user.as_str(), %error, "the user's worker could not be stopped");

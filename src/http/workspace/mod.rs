@@ -138,6 +138,7 @@ fn busy(busy: Busy) -> Box<Problem> {
             Problem::new(problem::RUN_ACTIVE, detail).with_run(run)
         }
         Busy::Image => Problem::imaging(),
+        Busy::Blocked => Problem::blocked(),
         Busy::Sync => {
             Problem::new(problem::SYNC_ACTIVE, "Try again when it has ended.").with_header(header::RETRY_AFTER, "2")
         }

@@ -44,6 +44,17 @@ impl Upstream {
         Ok(Self { client, base, account })
     }
 
+    /// Asks Gitea's own API for what it says of a repository, `/<user>/<name>`. No sandbox can have this asked: it is the
+    /// operator's question ([`crate::relay::probe`]).
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn describe(&self, repository: &str) -> reqwest::Result<Response> {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}/api/v1/repos{repository}", self.base.path().trim_end_matches('/')));
+        self.client.get(url).header(USER_AGENT, NAME).header(AUTHORIZATION, self.account.header()).send().await
+    }
+
     /// Sends a request for `repository`, a path that was compared with what may be asked for.
     ///
     /// # Errors

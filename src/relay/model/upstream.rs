@@ -46,13 +46,20 @@ impl Upstream {
         self.post(&self.endpoint, headers, body).await
     }
 
+    /// The same, with what the client of the network says when there is no answer.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn raw(&self, to: &Url, headers: HeaderMap, body: Bytes) -> reqwest::Result<Response> {
+        self.client.request(Method::POST, to.clone()).headers(headers).body(body).send().await
+    }
+
     /// The same to another of the operator's URLs.
     ///
     /// # Errors
     /// What the client is told when there is no answer.
     pub async fn post(&self, to: &Url, headers: HeaderMap, body: Bytes) -> Result<Response, Failure> {
-        let request = self.client.request(Method::POST, to.clone()).headers(headers).body(body);
-        request.send().await.map_err(|error| {
+        self.raw(to, headers, body).await.map_err(|error| {
             // The error names the URL only; without it, what is left is the cause.
             let error = error.without_url();
             let (status, code, message) = if error.is_timeout() {

@@ -95,6 +95,19 @@ impl Source {
 /// [`Failure::Torn`] when a file shrank while it was read, [`Failure::TooDeep`], or when `out` takes no more: the archive
 /// is not whole then.
 pub fn write(source: Source, format: Format, git: bool, out: &mut (impl Write + Send)) -> Result<Summary, Failure> {
+    write_all(vec![source], format, git, out)
+}
+
+/// Writes an archive of several trees.
+///
+/// # Errors
+/// Those of [`write`].
+pub fn write_all(
+    sources: Vec<Source>,
+    format: Format,
+    git: bool,
+    out: &mut (impl Write + Send),
+) -> Result<Summary, Failure> {
     let open = Cell::new(true);
     let out = Gate { out: BufWriter::with_capacity(BUFFER, out), open: &open };
     let mut form: Box<dyn Form + '_> = match format {
@@ -102,7 +115,7 @@ pub fn write(source: Source, format: Format, git: bool, out: &mut (impl Write + 
         Format::TarZst => Box::new(tar::zstd(out).map_err(|error| broken(&error))?),
         Format::Zip => Box::new(zip::Zip::new(out)),
     };
-    let filled = fill(form.as_mut(), source, git);
+    let filled = fill(form.as_mut(), sources, git);
     // What writes an archive ends it when it is dropped: with zeros, which could stand for the end of a file that shrank.
     open.set(filled.is_ok());
     let summary = filled?;
@@ -110,11 +123,26 @@ pub fn write(source: Source, format: Format, git: bool, out: &mut (impl Write + 
     Ok(summary)
 }
 
-fn fill(form: &mut dyn Form, source: Source, git: bool) -> Result<Summary, Failure> {
+fn fill(form: &mut dyn Form, sources: Vec<Source>, git: bool) -> Result<Summary, Failure> {
     let mut entries = 0;
     let left_out = RefCell::new(LeftOut::default());
+    for source in sources {
+        entries += take(form, source, git, &left_out)?;
+    }
+    let LeftOut { count, text } = left_out.into_inner();
+    if !text.is_empty() {
+        let now = jiff::Timestamp::now().as_second();
+        let about = About { mode: 0o644, size: text.len() as u64, modified: now };
+        form.file(MISSING, about, &mut text.as_slice()).map_err(|error| broken(&error))?;
+    }
+    Ok(Summary { entries, skipped: count })
+}
+
+/// Adds a tree or a file; gives how many entries that are.
+fn take(form: &mut dyn Form, source: Source, git: bool, left_out: &RefCell<LeftOut>) -> Result<u64, Failure> {
+    let mut entries = 0;
     match source {
-        Source::File(file, name) => entries += u64::from(add(form, &name, file, &left_out)?),
+        Source::File(file, name) => entries += u64::from(add(form, &name, file, left_out)?),
         Source::Directory(directory, prefix) => walk(
             directory,
             |met| {
@@ -141,7 +169,7 @@ fn fill(form: &mut dyn Form, source: Source, git: bool) -> Result<Summary, Failu
                         entries += 1;
                     }
                     FileType::RegularFile => match met.open() {
-                        Ok(file) => entries += u64::from(add(form, &path, file, &left_out)?),
+                        Ok(file) => entries += u64::from(add(form, &path, file, left_out)?),
                         Err(Failure::NotFound) => {}
                         Err(Failure::Denied) => return leave_out("its mode does not let its owner read it"),
                         Err(_) => return leave_out("it changed at that moment"),
@@ -153,13 +181,7 @@ fn fill(form: &mut dyn Form, source: Source, git: bool) -> Result<Summary, Failu
             |path, _| left_out.borrow_mut().add(&join(&prefix, path), "it cannot be read"),
         )?,
     }
-    let LeftOut { count, text } = left_out.into_inner();
-    if !text.is_empty() {
-        let now = jiff::Timestamp::now().as_second();
-        let about = About { mode: 0o644, size: text.len() as u64, modified: now };
-        form.file(MISSING, about, &mut text.as_slice()).map_err(|error| broken(&error))?;
-    }
-    Ok(Summary { entries, skipped: count })
+    Ok(entries)
 }
 
 /// What is not in an archive, and why: all of it counted, some of it named.

@@ -69,6 +69,11 @@ impl User {
         User { token: token_for(&name, 3600), name }
     }
 
+    /// The user of this name.
+    pub fn named(name: &str) -> Self {
+        User { token: token_for(name, 3600), name: name.to_owned() }
+    }
+
     pub fn get(&self, path: &str) -> Response {
         request("GET", path, Some(&self.token), &[], None)
     }

@@ -88,6 +88,16 @@ impl Gitea {
             return response;
         };
         let parts: Vec<&str> = head.uri.path().split('/').collect();
+        if let ["", "api", "v1", "repos", owner, name] = parts.as_slice() {
+            let path = self.root.join(owner).join(format!("{name}.git"));
+            let plain = !owner.starts_with('.') && !name.starts_with('.') && path.join("HEAD").exists();
+            return match access(&path, owner, account) {
+                right if plain && right != Access::None => {
+                    told(200, &format!("{{\"permissions\": {{\"pull\": true, \"push\": {}}}}}", right == Access::Write))
+                }
+                _ => told(404, "{}"),
+            };
+        }
         let ["", owner, name, rest @ ..] = parts.as_slice() else { return told(404, "Not found") };
         let plain = |part: &str| !part.starts_with('.') && !part.contains(['%', '\\']);
         let push = head.uri.query() == Some("service=git-receive-pack") || rest == ["git-receive-pack"];
