@@ -66,7 +66,11 @@ fn the_man_pages_have_each_command_and_variable_and_no_mistake() {
     assert!(variables > 40, "{variables}");
     if Command::new("man").arg("--version").output().is_ok() {
         for name in ["pi-gateway.8", "gateway.env.5"] {
-            let shown = Command::new("man").args(["--warnings", "-E", "UTF-8", "-l"]).arg(dir.path().join(name)).output().unwrap();
+            let shown = Command::new("man")
+                .args(["--warnings", "-E", "UTF-8", "-l"])
+                .arg(dir.path().join(name))
+                .output()
+                .unwrap();
             assert_eq!(String::from_utf8_lossy(&shown.stderr), "", "{name}");
             assert!(String::from_utf8_lossy(&shown.stdout).contains("SEE ALSO"), "{name}");
         }
@@ -76,7 +80,8 @@ fn the_man_pages_have_each_command_and_variable_and_no_mistake() {
 #[test]
 fn every_installed_file_is_there_and_every_unit_is_installed() {
     let table = fs::read_to_string(format!("{ROOT}/packaging/files")).unwrap();
-    let rows: Vec<Vec<&str>> = table.lines().filter(|line| !line.starts_with('#')).map(|line| line.split_whitespace().collect()).collect();
+    let rows: Vec<Vec<&str>> =
+        table.lines().filter(|line| !line.starts_with('#')).map(|line| line.split_whitespace().collect()).collect();
     for row in &rows {
         let [source, destination, "root", "root", _] = row[..] else { panic!("{row:?}") };
         assert!(destination.starts_with("/usr/") || destination.starts_with("/etc/pi-gateway/"), "{destination}");
