@@ -37,7 +37,8 @@ fn completed(words: &[&str]) -> Vec<String> {
 fn each_command_of_the_usage_is_completed_with_its_options() {
     let mut wanted = commands();
     let mut offered = completed(&["pi-gateway", ""]);
-    (wanted.sort(), offered.sort());
+    wanted.sort();
+    offered.sort();
     assert_eq!(offered, wanted);
     assert_eq!(completed(&["pi-gateway", "move"]), ["move-credentials"]);
     assert_eq!(completed(&["pi-gateway", "token", ""]), ["--config", "--user", "--ttl"]);
