@@ -8,11 +8,13 @@
 #   make bench           figures beside their limits
 #   make soak            an hour of use with deaths in between (SOAK_SECONDS, SOAK_USERS)
 #   make lint            formatting, clippy, licences and advisories
+#   make deb             the Debian packages, in .build/deb
+#   make test-debian     those packages on fresh Debian 12 and 13, from installation to purge
 
 SHELL := /bin/bash
 RUNTIME := .build/runtime/1.5.2/pins
 BINARIES := target/release/pi-gateway target/release/pi-gateway-launcher
-.PHONY: demo up down test test-full test-gitea bench soak lint setup build clean
+.PHONY: demo up down test test-full test-gitea bench soak lint deb test-debian setup build clean
 
 demo: setup build
 	tests/demo
@@ -28,6 +30,7 @@ test: setup build
 
 test-full: setup build
 	HEAVY=1 tests/run-tests $(T)
+	@[ -n "$(T)" ] || $(MAKE) test-debian
 
 test-gitea: setup build
 	tests/gitea-real
@@ -40,6 +43,13 @@ soak: setup build
 
 lint:
 	tests/lint
+
+deb: setup build
+	@tests/setup packages
+	@packaging/deb
+
+test-debian: deb
+	@tests/debian
 
 # Programs of Debian that are missing, and pi with its node.
 setup:

@@ -57,8 +57,10 @@ fn the_units_have_their_scores() {
     let user = User::new("scores");
     let id = user.start("[[slow 100 30]]");
     user.stream(&id, None).find(|event| event.name == "text.delta").unwrap();
+    assert_eq!(user.get("/workspace/files").status, 200, "a worker is up");
     for (unit, most) in [
-        (format!("pi-gateway-agent-{}", user.name), 0.6),
+        (format!("pi-gateway-agent-{}", user.name), 0.5),
+        (format!("pi-gateway-worker-{}", user.name), 0.3),
         ("pi-gateway".to_owned(), 0.5),
         ("pi-gateway-launcher".to_owned(), 1.0),
         ("pi-gateway-relay-model".to_owned(), 1.2),
