@@ -1,7 +1,7 @@
 //! The HTTP side: routes, what surrounds them, and the server.
 //!
-//! A route takes a [`caller::Caller`] or is public (`/health`, `/health/ready`, `/openapi.json`). The OpenAPI document
-//! is generated from the same declarations the router is built from.
+//! A route takes a [`caller::Caller`] or is public (`/health`, `/health/ready`, `/openapi.json`, and the [`pages`]). The
+//! OpenAPI document is generated from the same declarations the router is built from.
 
 mod access;
 pub mod body;
@@ -12,6 +12,7 @@ pub mod health;
 pub mod limits;
 pub mod messages;
 pub mod models;
+mod pages;
 mod parameters;
 pub mod problem;
 pub mod room;
@@ -133,12 +134,13 @@ pub fn openapi_json() -> String {
 }
 
 /// The router with everything around it.
-pub fn router(app: App, cors_origins: &[String]) -> Router {
+pub fn router(app: App, cors_origins: &[String], console: bool) -> Router {
     let (routes, _) = declared().split_for_parts();
     let document = Bytes::from(openapi_json());
     let openapi = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
     let mut router = routes
         .route("/openapi.json", get(openapi))
+        .merge(pages::routes(console))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(body::MAX_BODY))

@@ -14,6 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use pi_gateway_helper::names::User;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tracing::Instrument;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -97,7 +98,7 @@ pub async fn generate(
     let key = idempotency(&headers, &bytes)?;
     let order = Order::of(body::parse(&bytes)?)?;
     drop((bytes, place));
-    let work = tokio::spawn(async move { make(&app, &caller.user, order, key).await });
+    let work = tokio::spawn(async move { make(&app, &caller.user, order, key).await }.in_current_span());
     let answer = work.await.map_err(|error| Problem::storage(&std::io::Error::other(error)))??;
     let etag = (header::ETAG, answer["etag"].as_str().unwrap_or_default().to_owned());
     Ok((StatusCode::CREATED, [etag], Json(answer)).into_response())
