@@ -6,6 +6,7 @@
 mod access;
 pub mod body;
 pub mod caller;
+mod document;
 pub mod events;
 mod framing;
 pub mod health;
@@ -129,8 +130,10 @@ fn declared() -> OpenApiRouter<App> {
 
 /// The OpenAPI document, as `GET /openapi.json` and `pi-gateway openapi` give it.
 pub fn openapi_json() -> String {
-    let (_, document) = declared().split_for_parts();
-    document.to_pretty_json().unwrap_or_default()
+    let (_, declared) = declared().split_for_parts();
+    let mut document = serde_json::to_value(declared).unwrap_or_default();
+    document::complete(&mut document);
+    serde_json::to_string_pretty(&document).unwrap_or_default()
 }
 
 /// The router with everything around it.

@@ -42,6 +42,7 @@ const SLUG: usize = 40;
 #[serde(deny_unknown_fields)]
 pub struct ImageRequest {
     /// What it shall show; at most 32,000 characters.
+    #[schema(min_length = 1, max_length = 32000, pattern = r"\S")]
     prompt: String,
     /// The file, from the workspace's root; it ends in `.png`, `.jpg`, `.jpeg` or `.webp`, which is the type that is made.
     /// What is there is replaced. Unless given, a new PNG in `public/images`.
@@ -78,7 +79,7 @@ struct Order {
 
 /// Makes an image and writes it.
 #[utoipa::path(post, path = "/workspace/images/generate", tag = "workspace", security(("bearer" = [])),
-    params(("Idempotency-Key" = Option<String>, Header,
+    params(("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$",
         description = "1 to 255 visible ASCII characters; the same key and body within 24 hours gives the same answer")),
     request_body(content = ImageRequest),
     responses(
