@@ -47,6 +47,17 @@ export async function api(method, path, body, user = 'anna', headers = {}) {
   return fetch(`${GATEWAY}/${path}`, { method, body, headers: { Authorization: `Bearer ${TOKENS[user]}`, ...headers } });
 }
 
+/** Asks until the answer is something; fails when that takes longer than `seconds`. */
+export async function until(what, ask, seconds = 30) {
+  const deadline = Date.now() + seconds * 1000;
+  for (;;) {
+    const found = await ask();
+    if (found) return found;
+    assert.ok(Date.now() < deadline, `it did not come to this in ${seconds} s: ${what}`);
+    await new Promise((done) => setTimeout(done, 100));
+  }
+}
+
 /** A command in the gateway's machine, as root. */
 export function inside(...command) {
   return execFileSync('tests/testhost', ['exec', TESTHOST, ...command], { encoding: 'utf8' });
