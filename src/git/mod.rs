@@ -22,7 +22,9 @@ use uuid::Uuid;
 use crate::launcher::Launcher;
 use crate::metrics::front::metrics;
 use crate::relay::git::limits::PORT;
-use crate::worker::git::message::{self, Committed, Compared, Failure, Outcome, Pushed, Report, Settings, Synced, Task};
+use crate::worker::git::message::{
+    self, Committed, Compared, Failure, Outcome, Pushed, Report, Settings, Synced, Task,
+};
 use crate::workspace::door::Door;
 use job::Job;
 use state::{Push, State, States};

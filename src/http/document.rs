@@ -6,6 +6,7 @@
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
+use super::body::{MAX_LABEL_VALUE, MAX_LABELS};
 use super::problem::CODES;
 
 /// The problems that any request with a token can be answered with. What else a status means is for the route to say.
@@ -22,6 +23,12 @@ const COMMON: [&str; 8] = [
 
 /// Completes a document.
 pub fn complete(document: &mut Value) {
+    // What the declarations have no words for.
+    let schemas = &mut document["components"]["schemas"];
+    let labels = &mut schemas["RunRequest"]["properties"]["metadata"];
+    labels["maxProperties"] = MAX_LABELS.into();
+    labels["additionalProperties"]["maxLength"] = MAX_LABEL_VALUE.into();
+    schemas["Upload"]["properties"]["file"]["items"] = json!({"type": "string", "format": "binary"});
     let Some(paths) = document["paths"].as_object_mut() else { return };
     for operation in paths.values_mut().filter_map(Value::as_object_mut).flat_map(|methods| methods.values_mut()) {
         without_null(operation["parameters"].as_array_mut());
@@ -77,7 +84,8 @@ fn finish(status: &str, response: &mut Value) {
         response["content"] = json!({"application/problem+json": response["content"]["application/json"]});
         if response["description"].as_str().is_some_and(str::is_empty) {
             let of = |code: StatusCode| code.as_str() == status;
-            let codes: Vec<_> = CODES.iter().filter(|(_, known, _)| of(*known)).map(|(code, ..)| format!("`{code}`")).collect();
+            let codes: Vec<_> =
+                CODES.iter().filter(|(_, known, _)| of(*known)).map(|(code, ..)| format!("`{code}`")).collect();
             response["description"] = codes.join(", ").into();
         }
         if status == "401" {
@@ -86,6 +94,10 @@ fn finish(status: &str, response: &mut Value) {
         if ["429", "503"].contains(&status) {
             headers.push(("Retry-After", number("Seconds")));
         }
+    }
+    if response["description"].as_str().is_some_and(str::is_empty) {
+        let known = StatusCode::from_bytes(status.as_bytes()).ok().and_then(|status| status.canonical_reason());
+        response["description"] = known.unwrap_or("An answer").into();
     }
     if response["content"].is_null()
         && let Some(response) = response.as_object_mut()

@@ -85,12 +85,29 @@ impl Metrics {
                 "Time until an answer began, by route",
                 family(short),
             ),
-            refusals: book.add("refusals", "Requests that were answered by a problem, by its code", Counters::default()),
-            requests_under_way: book.add("http_requests_under_way", "Requests that are being answered", Gauge::default()),
+            refusals: book.add(
+                "refusals",
+                "Requests that were answered by a problem, by its code",
+                Counters::default(),
+            ),
+            requests_under_way: book.add(
+                "http_requests_under_way",
+                "Requests that are being answered",
+                Gauge::default(),
+            ),
             subscribers: book.add("subscribers", "Streams of events that are open", Gauge::default()),
             runs: book.add("runs", "Active runs, by status", Family::default()),
-            runs_finished: book.add("runs_finished", "Runs that have ended, by status and error code", Family::default()),
-            run_time: book.add_in("run", Unit::Seconds, "Time from a run's acceptance to its end, by status", family(long)),
+            runs_finished: book.add(
+                "runs_finished",
+                "Runs that have ended, by status and error code",
+                Family::default(),
+            ),
+            run_time: book.add_in(
+                "run",
+                Unit::Seconds,
+                "Time from a run's acceptance to its end, by status",
+                family(long),
+            ),
             run_start: book.add_in(
                 "run_start",
                 Unit::Seconds,
@@ -99,10 +116,19 @@ impl Metrics {
             ),
             workers: book.add("workers", "Users' files workers that are up", Gauge::default()),
             worker_starts: book.add("worker_starts", "Starts of files workers, by outcome", Counters::default()),
-            worker_start: book.add_in("worker_start", Unit::Seconds, "Time until a files worker was connected", short()),
+            worker_start: book.add_in(
+                "worker_start",
+                Unit::Seconds,
+                "Time until a files worker was connected",
+                short(),
+            ),
             syncs: book.add("syncs", "Syncs of workspaces, by outcome", Counters::default()),
             pushes: book.add("pushes", "Pushes behind runs, by outcome", Counters::default()),
-            launcher_requests: book.add("launcher_requests", "Requests to the launcher, by kind and outcome", Counters::default()),
+            launcher_requests: book.add(
+                "launcher_requests",
+                "Requests to the launcher, by kind and outcome",
+                Counters::default(),
+            ),
             launcher_time: book.add_in(
                 "launcher_request",
                 Unit::Seconds,
@@ -110,14 +136,25 @@ impl Metrics {
                 family(short),
             ),
             disk_free: book.add_in("disk_free", Unit::Bytes, "Free space of the gateway's disk", Gauge::default()),
-            draining: book.add("draining", "Whether no more runs are accepted, because the front ends: 1 or 0", Gauge::default()),
+            draining: book.add(
+                "draining",
+                "Whether no more runs are accepted, because the front ends: 1 or 0",
+                Gauge::default(),
+            ),
             relay_up: book.add("relay_up", "Whether the model relay has told what it counts: 1 or 0", Gauge::default()),
             book,
         }
     }
 
     /// A request was answered. `route` is a pattern of the router.
-    pub fn request(&self, method: &axum::http::Method, route: &str, status: u16, code: Option<&'static str>, time: Duration) {
+    pub fn request(
+        &self,
+        method: &axum::http::Method,
+        route: &str,
+        status: u16,
+        code: Option<&'static str>,
+        time: Duration,
+    ) {
         let method = match method.as_str() {
             "GET" => "GET",
             "HEAD" => "HEAD",

@@ -50,7 +50,8 @@ async fn ask(socket: &Path) -> Option<String> {
 /// Whether each line is about a metric of the relay's, and the last one whole.
 fn is_the_relays(text: &str) -> bool {
     let named = |line: &str| line.strip_prefix(PREFIX).is_some_and(|rest| rest.starts_with('_'));
-    let of = |line: &str| ["# HELP ", "# TYPE ", "# UNIT "].iter().any(|mark| line.strip_prefix(mark).is_some_and(named));
+    let of =
+        |line: &str| ["# HELP ", "# TYPE ", "# UNIT "].iter().any(|mark| line.strip_prefix(mark).is_some_and(named));
     (text.is_empty() || text.ends_with('\n')) && text.lines().all(|line| named(line) || of(line))
 }
 

@@ -170,7 +170,7 @@ pub struct RunRequest {
     pub thinking: Option<Thinking>,
     /// The caller's own labels, shown with the run.
     #[serde(default)]
-    #[schema(value_type = HashMap<String, String>, max_properties = 16)]
+    #[schema(value_type = HashMap<String, String>)]
     pub metadata: Metadata,
 }
 

@@ -108,13 +108,17 @@ await test('even a mistake of the page could not run them', async (open) => {
 });
 
 await test('a file of the workspace can do nothing in the name of the gateway', async (open) => {
-  const page_of = '<script>window.hit=1</script><img src=x onerror="window.hit=1">';
+  const page_of = '<script>window.hit=1;document.title="hit"</script><img src=x onerror="window.hit=1;document.title=\'hit\'">';
   await api('PUT', 'workspace/files/content?path=evil.html', page_of);
   const page = await open();
   await signIn(page);
   await page.route('**/workspace/files/content?path=evil.html', (route) => route.continue({ headers: { ...route.request().headers(), authorization: `Bearer ${process.env.TOKEN}` } }));
-  await page.goto(`${GATEWAY}/workspace/files/content?path=evil.html`);
-  await page.waitForLoadState();
+  const response = await page.goto(`${GATEWAY}/workspace/files/content?path=evil.html`);
+  assert.equal(response.headers()['content-type'], 'text/html; charset=utf-8', 'a browser takes it for a page');
+  assert.equal(await response.text(), page_of);
+  await settle(page).catch(() => {});
+  // Its title would say so, even if nothing could be asked of a page without scripts.
+  assert.notEqual(await page.title(), 'hit');
   assert.equal(await page.evaluate(() => window.hit).catch(() => undefined), undefined);
   page.problems.length = 0;
 });

@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::timeout;
@@ -30,7 +31,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 const CHUNK: usize = 256 << 10;
 
 /// The formats, as they are asked for.
-#[derive(ToSchema)]
+#[derive(Serialize, ToSchema)]
 #[allow(dead_code, reason = "described; the word itself is read")]
 enum ArchiveFormat {
     #[serde(rename = "tar.gz")]

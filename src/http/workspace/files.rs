@@ -61,12 +61,12 @@ pub enum Operation {
 #[allow(dead_code, reason = "a form that is described; its parts are read one by one")]
 struct Upload {
     /// The files, at most 32.
-    #[schema(value_type = Vec<String>, format = Binary, min_items = 1, max_items = 32)]
+    #[schema(value_type = Vec<String>, min_items = 1, max_items = 32)]
     file: Vec<Vec<u8>>,
 }
 
 /// What was made: a directory, or files.
-#[derive(ToSchema)]
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "two answers that are described; each is made where it is known")]
 enum Made {

@@ -78,7 +78,7 @@ fn no_token_prompt_body_or_name_of_a_file_is_in_the_journal() {
     let body = json!({"prompt": format!("[[say {}]] {}", word("answer"), word("prompt")), "metadata": {"label": word("label")}});
     let headers = [("X-Request-Id", id.as_str()), ("Idempotency-Key", &word("key"))];
     let run = user.post("/runs", &headers, &body).json()["id"].as_str().unwrap().to_owned();
-    user.said(&run, &word("message"), "follow_up");
+    user.said(&run, &format!("[[say {}]] {}", word("answer"), word("message")), "follow_up");
     let done = user.finished(&run);
     assert!(done["output_text"].as_str().unwrap().contains("planted-"), "{done}");
     let file = word("file");

@@ -38,7 +38,10 @@ fn a_run_a_refusal_and_a_worker_are_counted_as_they_were() {
     assert!(grown("pi_gateway_worker_starts_total", &[("outcome", "connected")]) >= 1.0);
     assert!(after.value("pi_gateway_workers", &[]) >= 1.0);
     for kind in ["start_agent", "start_git", "start_worker", "stop", "forget"] {
-        assert!(grown("pi_gateway_launcher_requests_total", &[("request", kind), ("outcome", "done")]) >= 1.0, "{kind}");
+        assert!(
+            grown("pi_gateway_launcher_requests_total", &[("request", kind), ("outcome", "done")]) >= 1.0,
+            "{kind}"
+        );
         assert!(grown("pi_gateway_launcher_request_seconds_count", &[("request", kind)]) >= 1.0, "{kind}");
     }
     // The relay counts tokens as the run's record has them, and the upstream's time.
@@ -82,7 +85,9 @@ fn syncs_and_pushes_are_counted_by_how_they_went() {
     let user = User::new("synced");
     let gitea = Gitea::of(&[&user.name]);
     user.run("[[bash echo hello > a.txt]]");
-    until("it is pushed", || (Scrape::now().value("pi_gateway_pushes_total", &[("outcome", "pushed")]) == 1.0).then_some(()));
+    until("it is pushed", || {
+        (Scrape::now().value("pi_gateway_pushes_total", &[("outcome", "pushed")]) == 1.0).then_some(())
+    });
     assert_eq!(user.post("/workspace/sync", &[], &json!({})).status, 200);
     assert_eq!(Scrape::now().value("pi_gateway_syncs_total", &[("outcome", "up_to_date")]), 1.0);
     sh("systemctl stop pi-gateway-gitea");
@@ -118,7 +123,8 @@ fn the_public_socket_has_no_metrics_and_no_agent_reaches_them() {
     testhost();
     let user = User::new("curious");
     user.get("/metrics").is_problem(404, "not_found");
-    let asked = user.bash("exec 3<>/dev/tcp/127.0.0.1/8788 && echo reached; exec 3<>/dev/tcp/127.0.0.1/4180 && echo provider");
+    let asked = user
+        .bash("(exec 3<>/dev/tcp/127.0.0.1/8788) && echo reached; (exec 3<>/dev/tcp/127.0.0.1/4180) && echo provider");
     assert!(!asked.contains("reached") && asked.contains("provider"), "its own provider it reaches: {asked}");
     let refused = sh("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8788/runs");
     assert_eq!(refused, "404", "nothing but metrics is on that socket");

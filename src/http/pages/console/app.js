@@ -9,6 +9,7 @@ function showSignIn(problem = '') {
   signOut();
   runs.close();
   files.close();
+  byId('question').close();
   byId('console').hidden = true;
   byId('sign-in').hidden = false;
   say('sign-in-problem', problem);

@@ -89,6 +89,9 @@ async function show(id) {
   try {
     const run = await get(`runs/${id}`);
     if (signal.aborted) return;
+    // Nobody has followed the run that goes on while another was looked at.
+    if (active !== null && active !== id && (await get('session')).active_run !== active) await ended();
+    if (signal.aborted) return;
     transcript.said(run.prompt);
     if (!FINAL.includes(run.status)) {
       setActive(id);
