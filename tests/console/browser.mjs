@@ -42,6 +42,13 @@ export async function signIn(page, user = 'anna') {
   await page.locator('#console').waitFor();
 }
 
+/** Starts a run with a prompt that no run has had, and waits until it is on the screen. */
+export async function run(page, prompt) {
+  await page.getByLabel('Prompt', { exact: true }).fill(prompt);
+  await page.getByRole('button', { name: 'Run', exact: true }).click();
+  await page.locator('#transcript .entry.user .text').first().filter({ hasText: prompt }).waitFor();
+}
+
 /** A request of the API, beside the page. */
 export async function api(method, path, body, user = 'anna', headers = {}) {
   return fetch(`${GATEWAY}/${path}`, { method, body, headers: { Authorization: `Bearer ${TOKENS[user]}`, ...headers } });

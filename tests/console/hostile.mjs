@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 
-import { GATEWAY, api, inside, signIn, test } from './browser.mjs';
+import { GATEWAY, api, inside, run, signIn, test } from './browser.mjs';
 
 /** Sets a mark when it runs. There is no slash in them, so that each can be the name of a file. */
 const ATTACKS = [
@@ -39,8 +39,7 @@ await test('names of files, the model, tools and errors are text', async (open) 
   await signIn(page);
   const say = ATTACKS.map((attack) => `[[say ${attack}]]`).join('');
   const print = ATTACKS.map((attack) => `echo '${attack}'`).join('; ');
-  await page.getByLabel('Prompt', { exact: true }).fill(`${say}[[think ${ATTACKS[0]}]][[bash ${print}; false]] ${ATTACKS[0]}`);
-  await page.getByRole('button', { name: 'Run', exact: true }).click();
+  await run(page, `${say}[[think ${ATTACKS[0]}]][[bash ${print}; false]] ${ATTACKS[0]}`);
   await page.locator('#transcript .ended').waitFor();
   const shown = await page.locator('#transcript').textContent();
   for (const attack of ATTACKS) assert.ok(shown.includes(attack), `${attack} is shown as it is`);

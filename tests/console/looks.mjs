@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 
-import { LOOKS, SCREENSHOTS, api, signIn, test } from './browser.mjs';
+import { LOOKS, SCREENSHOTS, api, run, signIn, test } from './browser.mjs';
 
 /** Nothing is wider than the screen, and what can be touched is large enough. */
 async function measure(page) {
@@ -34,9 +34,8 @@ for (const look of LOOKS) {
     await picture('sign-in');
     await measure(page);
     await signIn(page);
-    const prompt = '[[think The file has to be made first, then read back.]][[bash printf "%s\\n" "# Plan" "" "1. Look around" "2. Write" > plan.md; cat plan.md]] Write a plan for the week into plan.md and tell me what is in it.';
-    await page.getByLabel('Prompt', { exact: true }).fill(prompt);
-    await page.getByRole('button', { name: 'Run', exact: true }).click();
+    const prompt = '[[think The file has to be made first, then read back.]][[bash printf "%s\\n" "# Plan" "" "1. Look around" "2. Write" > plan.md; cat plan.md]] Write a plan for the week into plan.md and tell me what is in it (' + look.name + ').';
+    await run(page, prompt);
     await page.locator('#transcript .ended').waitFor();
     await page.locator('#transcript .tool summary').click();
     await picture('conversation');

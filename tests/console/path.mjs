@@ -3,16 +3,11 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 
-import { GATEWAY, TOKENS, api, inside, signIn, test, until } from './browser.mjs';
+import { GATEWAY, TOKENS, api, inside, run, signIn, test, until } from './browser.mjs';
 
 const status = (page) => page.locator('#status');
 const transcript = (page) => page.locator('#transcript');
 const ended = (page) => transcript(page).locator('.ended .state').last();
-
-async function run(page, prompt) {
-  await page.getByLabel('Prompt', { exact: true }).fill(prompt);
-  await page.getByRole('button', { name: 'Run', exact: true }).click();
-}
 
 async function answer(page, text) {
   const dialog = page.locator('#question');
@@ -28,7 +23,7 @@ await test('a wrong token is refused and nothing of it is kept', async (open) =>
   const page = await open();
   await page.getByLabel('Token').fill('no.such.token');
   await page.getByRole('button', { name: 'Sign in' }).click();
-  await page.locator('#sign-in-problem').filter({ hasText: /signed out/ }).waitFor();
+  await page.locator('#sign-in-problem').filter({ hasText: /not accepted/ }).waitFor();
   assert.equal(await page.evaluate(() => sessionStorage.length + localStorage.length + document.cookie.length), 0);
 });
 
@@ -149,7 +144,7 @@ await test('files are made, edited, renamed, uploaded, taken away and deleted', 
   await file(page, /two\.txt/).waitFor();
   await page.locator('#upload').setInputFiles([upload('two.txt', 'two, again')]);
   await answer(page);
-  await file(page, /two\.txt 10 B/).waitFor();
+  await file(page, /two\.txt\s*10 B/).waitFor();
   await file(page, /one\.bin/).click();
   await editor.locator('#editor-note').filter({ hasText: 'no text' }).waitFor();
   assert.ok(await editor.locator('textarea').isHidden());
@@ -223,7 +218,7 @@ await test('everything can be done with the keyboard, and everything has a name'
   await page.keyboard.press('Enter');
   await page.locator('#editor[open]').waitFor();
   await page.keyboard.press('Escape');
-  await page.locator('#editor[open]').waitFor({ state: 'detached' }).catch(() => {});
+  await page.locator('#editor[open]').waitFor({ state: 'detached' });
   const nameless = await page.evaluate(() =>
     [...document.querySelectorAll('button, input, select, textarea')]
       .filter((one) => one.checkVisibility() && !one.textContent.trim() && !one.labels?.length && !one.ariaLabel)

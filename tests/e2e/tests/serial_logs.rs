@@ -76,7 +76,8 @@ fn no_token_prompt_body_or_name_of_a_file_is_in_the_journal() {
     let word = |what: &str| format!("planted-{what}-{}", std::process::id());
     let id = word("request");
     let body = json!({"prompt": format!("[[say {}]] {}", word("answer"), word("prompt")), "metadata": {"label": word("label")}});
-    let headers = [("X-Request-Id", id.as_str()), ("Idempotency-Key", &word("key"))];
+    let key = word("key");
+    let headers = [("X-Request-Id", id.as_str()), ("Idempotency-Key", key.as_str())];
     let run = user.post("/runs", &headers, &body).json()["id"].as_str().unwrap().to_owned();
     user.said(&run, &format!("[[say {}]] {}", word("answer"), word("message")), "follow_up");
     let done = user.finished(&run);

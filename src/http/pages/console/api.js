@@ -45,13 +45,14 @@ export function user() {
 
 /** Makes a request; the path is one of the API without its first slash. Throws a `Problem`. */
 export async function call(method, path, { headers = {}, body, signal } = {}) {
+  const used = token;
   let response;
   try {
     response = await fetch(new URL(path, BASE), {
       method,
       body,
       signal,
-      headers: { Authorization: `Bearer ${token}`, ...headers },
+      headers: { Authorization: `Bearer ${used}`, ...headers },
       cache: 'no-store',
       credentials: 'omit',
       redirect: 'error',
@@ -68,7 +69,8 @@ export async function call(method, path, { headers = {}, body, signal } = {}) {
     // A proxy's page, or nothing.
   }
   const problem = new Problem(response.status, told);
-  if (response.status === 401) session.dispatchEvent(new CustomEvent('ended', { detail: problem.message }));
+  // An answer to an earlier token says nothing about this one.
+  if (response.status === 401 && used === token) session.dispatchEvent(new CustomEvent('ended', { detail: problem.message }));
   throw problem;
 }
 

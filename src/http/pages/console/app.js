@@ -32,7 +32,7 @@ byId('sign-in-form').onsubmit = async (event) => {
   try {
     await call('GET', 'models');
   } catch (error) {
-    if (error.status !== 401) showSignIn(error.message);
+    showSignIn(error.status === 401 ? `The token is not accepted: ${error.message}` : error.message);
     return;
   }
   await showConsole();

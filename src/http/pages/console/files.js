@@ -1,6 +1,6 @@
 // The workspace: a directory at a time, uploads, the archive, the sync.
 
-import { call, encodePath, get, post, session } from './api.js';
+import { call, encodePath, get, isSignedIn, post, session } from './api.js';
 import { ask, byId, bytes, element, save, say } from './dom.js';
 import * as editor from './editor.js';
 
@@ -11,6 +11,7 @@ const MOST = 32;
 /** Where we are: the path as it is shown, and as a query has it. */
 let here = { text: '', query: '' };
 let next = null;
+let agents = false; // Whether the workspace is the agent's at the moment.
 
 const told = (error) => say('files-problem', error.paths?.length ? `${error.message}\n${error.paths.join('\n')}` : error.message);
 
@@ -67,7 +68,12 @@ async function page(cursor) {
   byId('files').append(...found.data.map(item));
   next = found.next;
   byId('more-files').hidden = next === null;
-  say('files-note', byId('files').childElementCount ? '' : 'Nothing is here yet.');
+  note();
+}
+
+function note() {
+  const empty = byId('files').childElementCount ? '' : 'Nothing is here yet.';
+  say('files-note', agents ? 'The workspace is the agent’s until the run ends; reading goes on.' : empty);
 }
 
 async function enter(place) {
@@ -132,7 +138,7 @@ async function archive() {
     const response = await call('GET', `workspace/archive?format=${format}`);
     save(await response.blob(), `workspace.${format}`);
   });
-  say('files-note', '');
+  note();
 }
 
 async function sync() {
@@ -146,9 +152,10 @@ async function sync() {
 
 /** While a run is active the workspace is its own: what would write is out of reach. */
 export function setBusy(busy) {
+  agents = busy;
   for (const one of document.querySelectorAll('[data-writes]')) one.disabled = busy;
-  say('files-note', busy ? 'The workspace is the agent’s until the run ends; reading goes on.' : '');
-  if (!busy) refresh();
+  note();
+  if (!busy && isSignedIn()) refresh();
 }
 
 /** Connects the elements, once. */
