@@ -29,6 +29,10 @@ pub fn complete(document: &mut Value) {
     labels["maxProperties"] = MAX_LABELS.into();
     labels["additionalProperties"]["maxLength"] = MAX_LABEL_VALUE.into();
     schemas["Upload"]["properties"]["file"]["items"] = json!({"type": "string", "format": "binary"});
+    document["paths"]["/workspace/files/content"]["put"]["requestBody"] = json!({
+        "description": "The bytes; none make an empty file",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    });
     let Some(paths) = document["paths"].as_object_mut() else { return };
     for operation in paths.values_mut().filter_map(Value::as_object_mut).flat_map(|methods| methods.values_mut()) {
         without_null(operation["parameters"].as_array_mut());
