@@ -48,8 +48,9 @@ struct Stderr {
 
 impl Stderr {
     fn new() -> Self {
-        // systemd says so where it has connected stderr to the journal.
-        Stderr { priorities: std::env::var_os("JOURNAL_STREAM").is_some() }
+        // systemd says which stream it has connected to the journal: stderr may have been put elsewhere since.
+        let own = rustix::fs::fstat(io::stderr()).map(|found| format!("{}:{}", found.st_dev, found.st_ino));
+        Stderr { priorities: own.is_ok_and(|own| std::env::var("JOURNAL_STREAM").is_ok_and(|given| given == own)) }
     }
 }
 
