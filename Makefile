@@ -5,6 +5,8 @@
 #   make test [T=name]   every test a change needs, or those whose names contain T
 #   make test-full       the heavy ones as well
 #   make test-gitea     git against a real Gitea (GITEA_BIN, or built where Go is)
+#   make test-console    the pages in a real Chromium; pictures in .build/screenshots
+#   make test-schemathesis  the API against its description
 #   make bench           figures beside their limits
 #   make soak            an hour of use with deaths in between (SOAK_SECONDS, SOAK_USERS)
 #   make lint            formatting, clippy, licences and advisories
@@ -14,7 +16,7 @@
 SHELL := /bin/bash
 RUNTIME := .build/runtime/1.5.2/pins
 BINARIES := target/release/pi-gateway target/release/pi-gateway-launcher
-.PHONY: demo up down test test-full test-gitea bench soak lint deb test-debian setup build clean
+.PHONY: demo up down test test-full test-gitea test-console test-schemathesis bench soak lint deb test-debian setup build clean
 
 demo: setup build
 	tests/demo
@@ -34,6 +36,12 @@ test-full: setup build
 
 test-gitea: setup build
 	tests/gitea-real
+
+test-console: setup build
+	tests/console/run $(T)
+
+test-schemathesis: setup build
+	tests/schemathesis/run
 
 bench: setup build
 	tests/bench/run

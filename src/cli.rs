@@ -14,7 +14,7 @@ use crate::config::variables::Reader;
 use crate::config::{self, Config, EX_CONFIG, Mistakes};
 use crate::models::Catalogue;
 use crate::operator::{self, Ground, Trouble, archive, block, import, remove, runs, users};
-use crate::{auth, doctor, http, machine, owners, quota};
+use crate::{auth, doctor, http, log, machine, owners, quota};
 
 const USAGE: &str = "\
 usage: pi-gateway COMMAND [--config FILE]
@@ -364,7 +364,7 @@ fn token(config: &Config, user: &str, lifetime: Duration) -> ExitCode {
 }
 
 fn serve(config: Config) -> ExitCode {
-    log_to_stderr();
+    log::begin(config.log_format, config.log_level);
     // Two threads: one that is busy with a chatty agent must not hold up the others.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let served = match runtime {
@@ -381,13 +381,6 @@ fn serve(config: Config) -> ExitCode {
             ExitCode::from(if error.is_config() { EX_CONFIG } else { 1 })
         }
     }
-}
-
-/// Structured lines for the journal. `RUST_LOG` chooses what is told; `info` unless set.
-pub fn log_to_stderr() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 
 #[cfg(test)]

@@ -4,13 +4,15 @@
 //! (it may be restarting; the caller tries again), it refuses (the reason is typed), or it breaks the protocol.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pi_gateway_helper::names::{Run, User};
 use pi_gateway_helper::wire::{self, Hidden, MAX_FRAME, Refusal, Reply, Request, Unit, UnitState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+
+use crate::metrics;
 
 /// A request is answered within the launcher's own 10 s; a little more for the way.
 const DEADLINE: Duration = Duration::from_secs(12);
@@ -128,6 +130,16 @@ impl Launcher {
     }
 
     async fn ask(&self, request: &Request) -> Result<Reply, LauncherError> {
+        let begun = Instant::now();
+        let answer = match self.exchange(request).await {
+            Ok(Reply::Refused(refusal)) => Err(LauncherError::Refused(refusal)),
+            answer => answer,
+        };
+        metrics::front::metrics().launcher(kind(request), &answer, begun);
+        answer
+    }
+
+    async fn exchange(&self, request: &Request) -> Result<Reply, LauncherError> {
         let unreachable = |error| LauncherError::Unreachable { socket: self.socket.clone(), error };
         let exchange = async {
             let frame = wire::encode(request).map_err(protocol)?;
@@ -152,9 +164,19 @@ fn protocol(what: impl std::fmt::Display) -> LauncherError {
 }
 
 fn unexpected(reply: Reply) -> LauncherError {
-    match reply {
-        Reply::Refused(refusal) => LauncherError::Refused(refusal),
-        other => protocol(format!("{other:?} is no answer to this request")),
+    protocol(format!("{reply:?} is no answer to this request"))
+}
+
+/// What a kind of request is counted as.
+fn kind(request: &Request) -> &'static str {
+    match request {
+        Request::StartAgent(..) => "start_agent",
+        Request::StartWorker(_) => "start_worker",
+        Request::StartGit(..) => "start_git",
+        Request::Stop(_) => "stop",
+        Request::Status(_) => "status",
+        Request::Forget(..) => "forget",
+        Request::StoreCodexToken(..) => "store_codex_token",
     }
 }
 

@@ -3,11 +3,10 @@
 
 use std::process::ExitCode;
 
+use pi_gateway::log;
 use pi_gateway::relay::service::StartError;
 use pi_gateway::relay::{egress, git, model, probe};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::filter::LevelFilter;
 
 const USAGE: &str = "usage: pi-gateway-relay model|git|egress, or probe model, or probe git USER…";
 /// EX_CONFIG of sysexits.h.
@@ -20,10 +19,8 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(EXIT_USAGE);
     };
-    // Fixed, not from the environment: at debug level the libraries below would log what passes through.
-    let filter = Targets::new().with_default(LevelFilter::WARN).with_target("pi_gateway", LevelFilter::INFO);
-    let json = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
-    tracing_subscriber::registry().with(filter).with(json).init();
+    // Fixed, not from the environment: what a relay says is as its operator and its tests know it.
+    log::begin(log::Format::Json, LevelFilter::INFO);
     match program.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

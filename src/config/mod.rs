@@ -16,7 +16,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::git;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::{git, log};
 use values::Values;
 
 /// The configuration file.
@@ -108,6 +110,9 @@ pub struct Config {
     pub models_path: PathBuf,
     pub default_model: String,
     pub cors_origins: Vec<String>,
+    pub console: bool,
+    pub log_format: log::Format,
+    pub log_level: LevelFilter,
     pub jwt: JwtConfig,
     pub git: git::Configuration,
     pub sites: Option<PathBuf>,
@@ -149,6 +154,9 @@ impl Config {
             models_path: values.get("PI_GATEWAY_MODELS").into(),
             default_model: values.get("PI_GATEWAY_DEFAULT_MODEL").to_owned(),
             cors_origins: origins.map(str::to_owned).collect(),
+            console: values.get("CONSOLE_ENABLED") == "true",
+            log_format: if values.get("LOG_FORMAT") == "text" { log::Format::Text } else { log::Format::Json },
+            log_level: values.get("LOG_LEVEL").parse().unwrap_or(LevelFilter::INFO),
             jwt: JwtConfig {
                 secrets,
                 issuer: text("JWT_ISSUER"),

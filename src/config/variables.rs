@@ -78,6 +78,27 @@ pub const GROUPS: &[Group] = &[
                 &[F],
                 "Origins whose pages may call the API, separated by commas; none unless set",
             ),
+            of(
+                "CONSOLE_ENABLED",
+                "false",
+                checks::boolean,
+                &[F],
+                "Whether there is a page at `/console` on which people work with a token; docs/console.md",
+            ),
+            of(
+                "LOG_FORMAT",
+                "json",
+                |v| checks::one_of(v, &["json", "text"]),
+                &[F],
+                "The form of the front's lines in the journal, `json` or `text`",
+            ),
+            of(
+                "LOG_LEVEL",
+                "info",
+                |v| checks::one_of(v, &["error", "warn", "info", "debug"]),
+                &[F],
+                "What of them is told: `error`, `warn`, `info` or `debug`; at `info` there is one for each request",
+            ),
         ],
     ),
     (

@@ -20,8 +20,11 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use crate::launcher::Launcher;
+use crate::metrics::front::metrics;
 use crate::relay::git::limits::PORT;
-use crate::worker::git::message::{self, Committed, Compared, Failure, Pushed, Report, Settings, Synced, Task};
+use crate::worker::git::message::{
+    self, Committed, Compared, Failure, Outcome, Pushed, Report, Settings, Synced, Task,
+};
 use crate::workspace::door::Door;
 use job::Job;
 use state::{Push, State, States};
@@ -341,6 +344,7 @@ impl Git {
             Err(failure) => Err(failure),
         };
         self.touch(user);
+        metrics().sync(outcome_of(&result));
         let failure = match &result {
             Ok(Synced { pushed: Pushed::Not(failure), .. }) | Err(failure) => Some(failure),
             Ok(_) => None,
@@ -392,6 +396,18 @@ impl Git {
             }
             other => Err(job::unexpected(&other)),
         }
+    }
+}
+
+/// What a sync is counted as. The failure's code is the worker's word, so it is not.
+fn outcome_of(result: &Result<Synced, Failure>) -> &'static str {
+    match result {
+        Err(_) => "failed",
+        Ok(Synced { outcome: Outcome::Conflict { .. }, .. }) => "conflict",
+        Ok(Synced { pushed: Pushed::Not(_), .. }) => "not_pushed",
+        Ok(Synced { outcome: Outcome::UpToDate, .. }) => "up_to_date",
+        Ok(Synced { outcome: Outcome::FastForward, .. }) => "fast_forward",
+        Ok(Synced { outcome: Outcome::Merged(_), .. }) => "merged",
     }
 }
 

@@ -1,20 +1,23 @@
-//! What surrounds every request: its id, its time limit, and one line in the log.
+//! What surrounds every request: its id, its time limit, one line in the log, and its place in the counts.
 //!
-//! The line names method, route (the pattern, not the path), status, time, user and request id. Query strings, headers
-//! and bodies never go into it.
+//! The line names method, route (the pattern, not the path), status, time, user, request id, the run that it is about and
+//! the code of a problem. Query strings, headers and bodies never go into it. Whatever else is logged on behalf of a
+//! request has its id as well.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tracing::Instrument;
 use uuid::Uuid;
 
-use super::problem::Problem;
+use super::problem::{Problem, Told};
 use super::seats::{self, Held};
 use super::{App, framing};
+use crate::metrics::front::metrics;
 
 /// The request's id, in both directions.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -44,24 +47,49 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
     request.extensions_mut().insert(held.clone());
     // A stream's response is there at once; what follows is bounded by its own rules.
     let limit = app.request_timeout + super::runs::wait_of(&request) + super::workspace::time_of(&app, &request);
-    let mut response = match framing::refuse(&request) {
-        Some(refusal) => refusal,
-        None => match tokio::time::timeout(limit, next.run(request)).await {
-            Ok(response) => response,
-            Err(_) => Problem::late().into_response(),
-        },
+    let mut run = route.as_deref().and_then(|route| run_in(route, request.uri().path()));
+    let name = id.to_str().unwrap_or_default();
+    let span = tracing::error_span!("request", request = name);
+    let answered = async {
+        match framing::refuse(&request) {
+            Some(refusal) => refusal,
+            None => match tokio::time::timeout(limit, next.run(request)).await {
+                Ok(response) => response,
+                Err(_) => Problem::late().into_response(),
+            },
+        }
     };
+    let mut response = answered.instrument(span).await;
+    let (time, status) = (begun.elapsed(), response.status().as_u16());
+    let told = response.extensions_mut().remove::<Told>();
+    run = run.or(told.and_then(|told| told.run)).or_else(|| run_at(&response));
+    let (route, code) = (route.as_deref().unwrap_or("-"), told.map(|told| told.code));
+    metrics().request(&method, route, status, code, time);
     tracing::info!(
-        request = id.to_str().unwrap_or_default(),
+        request = name,
         %method,
-        route = route.as_deref().unwrap_or("-"),
-        status = response.status().as_u16(),
-        ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        route,
+        status,
+        ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
         user = user.0.get().map_or("-", String::as_str),
+        run = run.map(tracing::field::display),
+        code,
         "request"
     );
     response.headers_mut().insert(X_REQUEST_ID, id);
     seats::keep(response, &held)
+}
+
+/// The run that a path names.
+fn run_in(route: &str, path: &str) -> Option<Uuid> {
+    let rest = route.starts_with("/runs/{id}").then(|| path.strip_prefix("/runs/"))??;
+    Uuid::try_parse(rest.split('/').next()?).ok()
+}
+
+/// The run that an answer leads to.
+fn run_at(response: &Response) -> Option<Uuid> {
+    let location = response.headers().get(header::LOCATION)?.to_str().ok()?;
+    Uuid::try_parse(location.strip_prefix("/runs/")?).ok()
 }
 
 /// The caller's id when it is a harmless word, otherwise a new one.

@@ -23,10 +23,11 @@ const MAX_PROMPT: usize = 8 << 20;
 const MAX_IMAGES: usize = 8;
 const MAX_IMAGE: usize = 7 << 20;
 const IMAGE_TYPES: [&str; 4] = ["image/png", "image/jpeg", "image/webp", "image/gif"];
-/// Bounds of the caller's labels.
-const MAX_LABELS: usize = 16;
+/// The most labels of a run.
+pub const MAX_LABELS: usize = 16;
 const MAX_LABEL_KEY: usize = 64;
-const MAX_LABEL_VALUE: usize = 512;
+/// The longest value of one, in bytes.
+pub const MAX_LABEL_VALUE: usize = 512;
 
 /// The bytes of a JSON body, and the memory that is set aside for what is made of them. They must arrive within
 /// `REQUEST_TIMEOUT_MS`, whatever the request may take besides. Comes after the [`Caller`](super::caller::Caller), whose

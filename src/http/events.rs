@@ -44,6 +44,7 @@ const MAX_PAGE_BYTES: usize = 4 << 20;
 #[into_params(parameter_in = Query)]
 pub struct EventsQuery {
     /// Only what follows this event; the header `Last-Event-ID` goes before it.
+    #[param(pattern = "^(0|[1-9][0-9]{0,18})-(0|[1-9][0-9]{0,18})$")]
     after: Option<String>,
     /// Events on a JSON page, 1 to 1000; 100 unless given.
     #[param(minimum = 1, maximum = 1000)]
@@ -82,8 +83,9 @@ pub struct EventPage {
 
 /// The events of a run.
 #[utoipa::path(get, path = "/runs/{id}/events", tag = "runs", security(("bearer" = [])),
-    params(("id" = String, Path, description = "The run's id"), EventsQuery,
-        ("Last-Event-ID" = Option<String>, Header, description = "Only what follows this event")),
+    params(("id" = Uuid, Path, description = "The run's id"), EventsQuery,
+        ("Last-Event-ID" = Option<String>, Header, pattern = "^(0|[1-9][0-9]{0,18})-(0|[1-9][0-9]{0,18})$",
+            description = "Only what follows this event")),
     responses(
         (status = 200, description = "As a stream, each event with `id`, `event` and `data`; or as a page",
             content((Event = "text/event-stream"), (EventPage = "application/json"))),

@@ -19,6 +19,7 @@ use crate::runs::messages::{MAX_TEXT, MAX_WAITING, Mode, Refused};
 #[serde(deny_unknown_fields)]
 pub struct MessageRequest {
     /// 1 byte to 64 KiB of text.
+    #[schema(min_length = 1, max_length = 65536, pattern = r"\S")]
     text: String,
     /// When the agent gets it.
     mode: Mode,
@@ -40,7 +41,7 @@ pub struct AcceptedMessage {
 
 /// Says something to an active run: from its acceptance on until its end begins.
 #[utoipa::path(post, path = "/runs/{id}/messages", tag = "runs", security(("bearer" = [])),
-    params(("id" = String, Path, description = "The run's id")),
+    params(("id" = Uuid, Path, description = "The run's id")),
     request_body(content = MessageRequest),
     responses((status = 202, description = "Kept; the agent gets it", body = AcceptedMessage),
         (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem),

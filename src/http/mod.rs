@@ -1,18 +1,20 @@
 //! The HTTP side: routes, what surrounds them, and the server.
 //!
-//! A route takes a [`caller::Caller`] or is public (`/health`, `/health/ready`, `/openapi.json`). The OpenAPI document
-//! is generated from the same declarations the router is built from.
+//! A route takes a [`caller::Caller`] or is public (`/health`, `/health/ready`, `/openapi.json`, and the [`pages`]). The
+//! OpenAPI document is generated from the same declarations the router is built from.
 
 mod access;
 mod blocked;
 pub mod body;
 pub mod caller;
+mod document;
 pub mod events;
 mod framing;
 pub mod health;
 pub mod limits;
 pub mod messages;
 pub mod models;
+mod pages;
 mod parameters;
 pub mod problem;
 pub mod room;
@@ -129,18 +131,21 @@ fn declared() -> OpenApiRouter<App> {
 
 /// The OpenAPI document, as `GET /openapi.json` and `pi-gateway openapi` give it.
 pub fn openapi_json() -> String {
-    let (_, mut document) = declared().split_for_parts();
-    blocked::declare(&mut document);
-    document.to_pretty_json().unwrap_or_default()
+    let (_, mut declared) = declared().split_for_parts();
+    blocked::declare(&mut declared);
+    let mut document = serde_json::to_value(declared).unwrap_or_default();
+    document::complete(&mut document);
+    serde_json::to_string_pretty(&document).unwrap_or_default()
 }
 
 /// The router with everything around it.
-pub fn router(app: App, cors_origins: &[String]) -> Router {
+pub fn router(app: App, cors_origins: &[String], console: bool) -> Router {
     let (routes, _) = declared().split_for_parts();
     let document = Bytes::from(openapi_json());
     let openapi = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
     let mut router = routes
         .route("/openapi.json", get(openapi))
+        .merge(pages::routes(console))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(body::MAX_BODY))

@@ -76,6 +76,15 @@ codes! {
     DISK_FULL = "disk_full", INSUFFICIENT_STORAGE, "The gateway's disk is full";
 }
 
+/// What a problem document says, for the log and the counts.
+#[derive(Clone, Copy)]
+pub struct Told {
+    /// Its code.
+    pub code: &'static str,
+    /// The run that it names.
+    pub run: Option<Uuid>,
+}
+
 /// A problem document.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Problem {
@@ -195,6 +204,7 @@ impl IntoResponse for Box<Problem> {
         let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         let mut response = (status, [content_type], body).into_response();
         response.headers_mut().extend(headers);
+        response.extensions_mut().insert(Told { code: self.code, run: self.run_id });
         response
     }
 }

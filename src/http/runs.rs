@@ -66,6 +66,7 @@ pub struct ListQuery {
     #[param(minimum = 1, maximum = 100)]
     limit: Option<usize>,
     /// The `next` of the page before.
+    #[param(value_type = Option<Uuid>)]
     cursor: Option<String>,
 }
 
@@ -77,7 +78,7 @@ pub fn wait_of(request: &Request) -> Duration {
 
 /// Starts a run.
 #[utoipa::path(post, path = "/runs", tag = "runs", security(("bearer" = [])),
-    params(StartQuery, ("Idempotency-Key" = Option<String>, Header,
+    params(StartQuery, ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$",
         description = "1 to 255 visible ASCII characters; the same key and body within 24 hours gives the same run")),
     request_body(content = RunRequest),
     responses(
@@ -191,7 +192,7 @@ pub async fn list(
 
 /// One of the user's runs.
 #[utoipa::path(get, path = "/runs/{id}", tag = "runs", security(("bearer" = [])),
-    params(("id" = String, Path, description = "The run's id")),
+    params(("id" = Uuid, Path, description = "The run's id")),
     responses((status = 200, body = RunWithPrompt), (status = 401, body = Problem), (status = 404, body = Problem)))]
 pub async fn show(
     State(app): State<App>,
@@ -214,7 +215,7 @@ pub async fn show(
 
 /// Ends a run; the session stays. A run that has ended stays as it is.
 #[utoipa::path(post, path = "/runs/{id}/cancel", tag = "runs", security(("bearer" = [])),
-    params(("id" = String, Path, description = "The run's id")),
+    params(("id" = Uuid, Path, description = "The run's id")),
     responses((status = 202, description = "It is being ended", body = Run),
         (status = 200, description = "It has ended", body = Run),
         (status = 401, body = Problem), (status = 404, body = Problem)))]

@@ -55,6 +55,11 @@ impl Seats {
         Seats { taken: Arc::default(), standing, most }
     }
 
+    /// How many are taken by all users: requests, streams.
+    pub fn taken(&self) -> [usize; 2] {
+        lock(&self.taken).values().fold([0, 0], |[a, b], [c, d]| [a + c, b + d])
+    }
+
     /// Takes one.
     ///
     /// # Errors

@@ -19,6 +19,8 @@ use crate::git::Git;
 use crate::git::state::States;
 use crate::image::maker::Maker;
 use crate::launcher::Launcher;
+use crate::metrics;
+use crate::metrics::server::{Listener, UNIT};
 use crate::models;
 use crate::runs::store::Store;
 use crate::runs::{Runs, Services, disk, retention};
@@ -75,7 +77,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         place::judge(sites).and_then(|()| place::is_writable(sites)).map_err(ServeError::Unusable)?;
     }
     // The socket first: a wrong one stops the start before anything is touched.
-    let listener = listener(config.listen)?;
+    let (listener, metrics_listener) = listeners(config.listen)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(step("waiting for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(step("waiting for SIGINT"))?;
     let launcher = Launcher::new(config.paths.launcher_socket.clone());
@@ -130,8 +132,12 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         request_timeout: config.request_timeout,
         run_retention: config.run_retention,
     };
+    let counting = metrics_listener.map(|listener| {
+        let relay = config.paths.image_socket.clone();
+        tokio::spawn(metrics::server::serve(listener, app.clone(), relay, shutdown.clone()))
+    });
     let retention = tokio::spawn(retention::keep(runs.clone(), config.run_retention));
-    let serving = tokio::spawn(server::serve(listener, router(app, &config.cors_origins), shutdown));
+    let serving = tokio::spawn(server::serve(listener, router(app, &config.cors_origins, config.console), shutdown));
     let watchdog = tokio::spawn(watchdog());
     notify(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {}", config.listen))]);
     tracing::info!(listen = %config.listen, "ready");
@@ -147,12 +153,22 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     keeping.abort();
     watchdog.abort();
     retention.abort();
+    if let Some(counting) = counting {
+        counting.abort();
+    }
     serving.await.map_err(io::Error::other).map_err(step("ending the server"))
 }
 
-/// The socket that systemd passes, or one of our own where there is none.
-fn listener(wanted: SocketAddr) -> Result<TcpListener, ServeError> {
-    let passed = listenfd::ListenFd::from_env().take_tcp_listener(0).map_err(step("taking the socket from systemd"))?;
+/// The socket that systemd passes, or one of our own where there is none; and the one for metrics, if there is one.
+fn listeners(wanted: SocketAddr) -> Result<(TcpListener, Option<Listener>), ServeError> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let own = names.split(':').position(|name| name == UNIT);
+    let mut passed = listenfd::ListenFd::from_env();
+    let metrics = own.map(|index| metrics_listener(&mut passed, index)).transpose();
+    let metrics = metrics.map_err(step("taking the socket for metrics from systemd"))?;
+    // Where systemd passes both, their order is not said.
+    let public = usize::from(own == Some(0));
+    let passed = passed.take_tcp_listener(public).map_err(step("taking the socket from systemd"))?;
     let listener = match passed {
         Some(passed) => {
             let address = passed.local_addr().map_err(step("looking at the passed socket"))?;
@@ -164,7 +180,17 @@ fn listener(wanted: SocketAddr) -> Result<TcpListener, ServeError> {
         None => std::net::TcpListener::bind(wanted).map_err(step("listening on HOST and PORT"))?,
     };
     listener.set_nonblocking(true).map_err(step("preparing the socket"))?;
-    TcpListener::from_std(listener).map_err(step("preparing the socket"))
+    let listener = TcpListener::from_std(listener).map_err(step("preparing the socket"))?;
+    Ok((listener, metrics))
+}
+
+fn metrics_listener(passed: &mut listenfd::ListenFd, index: usize) -> io::Result<Listener> {
+    // One that is no Unix socket is a port, or the error says what it is.
+    if let Ok(Some(unix)) = passed.take_unix_listener(index) {
+        return Listener::unix(unix);
+    }
+    let tcp = passed.take_tcp_listener(index)?;
+    Listener::tcp(tcp.ok_or_else(|| io::Error::other("LISTEN_FDNAMES has more names than LISTEN_FDS"))?)
 }
 
 /// Tells systemd twice per period that the runtime still turns.

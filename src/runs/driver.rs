@@ -21,6 +21,7 @@ use super::record::{Record, Run, RunRequest, Status, Verdict};
 use super::verdict;
 use super::{Services, agent};
 use crate::git::Pushing;
+use crate::metrics::front::metrics;
 use crate::pi::command::{self, Asker};
 use crate::pi::lines::Lines;
 use crate::pi::translate::Translator;
@@ -232,6 +233,7 @@ impl Driver {
             tracing::error!(run = %run.id, %error, "the mark of the active run could not be removed");
         }
         let code = run.error.as_ref().map(|error| error.code.as_str());
+        metrics().finished(run);
         tracing::info!(run = %run.id, user = self.user.as_str(), status = ?run.status, code, "run finished");
         release();
         self.shown.send_replace(self.record.run.clone());

@@ -10,6 +10,7 @@ use super::Services;
 use super::record::{PushStatus, Record, RunWorkspace, Skipped};
 use crate::git::Pushing;
 use crate::git::state::Position;
+use crate::metrics::front::metrics;
 use crate::worker::git::message::{Committed, Failure, Reason, Skips};
 
 /// Makes the user's repository before his first agent starts.
@@ -83,6 +84,11 @@ pub async fn push_again(services: Arc<Services>) {
 }
 
 async fn note(services: &Services, user: &User, run: Uuid, result: Result<Option<Failure>, Failure>) {
+    metrics().push(match &result {
+        Ok(_) => "pushed",
+        Err(failure) if failure.code == "superseded" => "superseded",
+        Err(_) => "failed",
+    });
     if let Err(failure) = &result {
         tracing::warn!(%run, user = user.as_str(), code = failure.code, message = failure.message, "the run's commit is not pushed");
     }

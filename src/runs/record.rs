@@ -132,6 +132,7 @@ pub struct Run {
     /// The thinking level that was asked for; null for pi's default.
     pub thinking: Option<Thinking>,
     /// The caller's own labels.
+    #[schema(value_type = HashMap<String, String>)]
     pub metadata: Metadata,
 }
 
@@ -143,8 +144,10 @@ pub type Metadata = std::collections::BTreeMap<String, String>;
 #[serde(deny_unknown_fields)]
 pub struct PromptImage {
     /// `image/png`, `image/jpeg`, `image/webp` or `image/gif`.
+    #[schema(pattern = "^image/(png|jpeg|webp|gif)$")]
     pub mime_type: String,
     /// The file in base64.
+    #[schema(pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$")]
     pub data: String,
 }
 
@@ -153,9 +156,11 @@ pub struct PromptImage {
 #[serde(deny_unknown_fields)]
 pub struct RunRequest {
     /// What the agent is to do: 1 byte to 8 MiB of text.
+    #[schema(min_length = 1, max_length = 8388608, pattern = r"\S")]
     pub prompt: String,
     /// Images that belong to the prompt, at most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 8)]
     pub images: Vec<PromptImage>,
     /// A model of the operator's list.
     #[serde(default)]
@@ -165,6 +170,7 @@ pub struct RunRequest {
     pub thinking: Option<Thinking>,
     /// The caller's own labels, shown with the run.
     #[serde(default)]
+    #[schema(value_type = HashMap<String, String>)]
     pub metadata: Metadata,
 }
 

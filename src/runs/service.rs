@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pi_gateway_helper::names::User;
 use tokio::sync::watch;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::Services;
@@ -173,6 +174,12 @@ impl Runs {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// The status of each active run.
+    pub fn active_states(&self) -> Vec<Status> {
+        let slots: Vec<Arc<Slot>> = lock(&self.slots).values().cloned().collect();
+        slots.iter().filter_map(|slot| Some(lock(&slot.active).as_ref()?.shown.borrow().status)).collect()
+    }
+
     fn slot(&self, user: &User) -> Arc<Slot> {
         lock(&self.slots).entry(user.clone()).or_default().clone()
     }
@@ -199,7 +206,8 @@ impl Runs {
         let gate = slot.gate.clone().lock_owned().await;
         let (runs, user) = (self.clone(), user.clone());
         // Nobody's hanging up from here on leaves a run that is counted and on the disk, and that nobody drives.
-        let accepted = tokio::spawn(async move { runs.accept(&user, &slot, request, idempotency, gate).await });
+        let accept = async move { runs.accept(&user, &slot, request, idempotency, gate).await };
+        let accepted = tokio::spawn(accept.in_current_span());
         accepted.await.map_err(|error| StartError::Storage(io::Error::other(error)))?
     }
 
@@ -384,7 +392,8 @@ impl Runs {
             *lock(&slot.active) = None;
         });
         let (services, user) = (self.services.clone(), user.clone());
-        tokio::spawn(async move {
+        let span = tracing::info_span!("run", run = %id);
+        let driven = async move {
             ending.await;
             // Behind the run's end: nobody waits for it.
             let made = tokio::task::spawn_blocking(move || services.store.make_room(&user, services.workspace_quota));
@@ -393,7 +402,9 @@ impl Runs {
                 Ok(removed) => tracing::info!(removed, "old runs made room: what is kept of a user has a limit"),
                 Err(error) => tracing::error!(%error, "old runs could not be removed"),
             }
-        });
+        };
+        // A run goes on beyond the request that began it: what is logged of it has its id, not the request's.
+        tokio::spawn(driven.instrument(span));
         Ok(watch)
     }
 

@@ -17,6 +17,7 @@ use super::connection::{Answered, AskError, Connection, Question};
 use super::disk::MEASURING;
 use super::door::Door;
 use crate::launcher::{Launcher, LauncherError};
+use crate::metrics::front::metrics;
 use crate::worker::message::Request;
 
 /// How long the start of a worker may take, with all tries.
@@ -177,7 +178,10 @@ impl Workers {
         }
         *worker = None;
         self.make_room().await?;
-        let started = Arc::new(self.start(user).await?);
+        let begun = Instant::now();
+        let started = self.start(user).await;
+        metrics().worker_start(started.is_ok(), begun.into_std());
+        let started = Arc::new(started?);
         *worker = Some(started.clone());
         Ok(started)
     }
@@ -266,10 +270,15 @@ impl Workers {
         if self.count() >= MAX_WORKERS { Err(WorkerError::Full) } else { Ok(()) }
     }
 
-    fn count(&self) -> usize {
+    /// How many workers are up, or are being started.
+    pub fn up(&self) -> usize {
         let up = |slot: &Arc<Slot>| slot.worker.try_lock().map_or(true, |worker| worker.is_some());
+        lock(&self.slots).values().filter(|slot| up(slot)).count()
+    }
+
+    fn count(&self) -> usize {
         // The one that asks holds its own slot and does not count.
-        lock(&self.slots).values().filter(|slot| up(slot)).count().saturating_sub(1)
+        self.up().saturating_sub(1)
     }
 }
 

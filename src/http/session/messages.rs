@@ -69,7 +69,7 @@ pub enum MessagePart {
         /// Name of the tool.
         name: String,
         /// Its arguments, or null when they are larger than 64 KiB.
-        #[schema(value_type = Object)]
+        #[schema(value_type = Option<serde_json::Value>)]
         arguments: Option<Box<RawValue>>,
     },
     /// An image; its bytes are not part of the history that is shown.
@@ -164,8 +164,8 @@ impl From<Message> for SessionMessage {
 
 /// The history.
 #[utoipa::path(get, path = "/session/messages", tag = "session", security(("bearer" = [])),
-    params(("limit" = Option<u32>, Query, description = "Messages on the page, 1 to 200; 50 unless given"),
-        ("cursor" = Option<String>, Query, description = "The `next` of the page before")),
+    params(("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Messages on the page, 1 to 200; 50 unless given"),
+        ("cursor" = Option<String>, Query, pattern = "^[A-Za-z0-9_-]+$", description = "The `next` of the page before")),
     responses((status = 200, body = MessagePage), (status = 400, body = Problem), (status = 401, body = Problem),
         (status = 409, description = "`session_unusable` or `session_too_large`", body = Problem),
         (status = 503, body = Problem)))]

@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use pi_gateway_helper::names::User;
 use serde::Serialize;
+use tracing::Instrument;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -87,7 +88,7 @@ pub async fn remove(State(app): State<App>, Caller(caller): Caller) -> Result<St
         Err(error) => return Err(refused(error)),
     }
     // A client that hangs up does not stop it half way.
-    let work = tokio::spawn(async move {
+    let work = async move {
         let _hold = hold;
         let (id, store) = (Uuid::now_v7(), app.runs.services().store.clone());
         // Kept before it is done, so that what is aside goes when its time is over, whoever dies in between.
@@ -100,6 +101,7 @@ pub async fn remove(State(app): State<App>, Caller(caller): Caller) -> Result<St
             Reply::Done => Ok(StatusCode::NO_CONTENT),
             _ => Err(unfit()),
         }
-    });
+    };
+    let work = tokio::spawn(work.in_current_span());
     work.await.map_err(|error| Problem::storage(&std::io::Error::other(error)))?
 }

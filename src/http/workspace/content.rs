@@ -43,12 +43,12 @@ const OVERLAYFS: i64 = 0x794c_7630;
 
 /// Reads a file.
 #[utoipa::path(get, path = "/workspace/files/content", tag = "workspace", security(("bearer" = [])),
-    params(("path" = String, Query, description = "The file, percent-encoded"),
+    params(("path" = String, Query, min_length = 1, max_length = 4096, description = "The file, percent-encoded"),
         ("Range" = Option<String>, Header, description = "One range of bytes; several are answered by the whole file"),
         ("If-None-Match" = Option<String>, Header, description = "304 when the caller has this version"),
         ("If-Match" = Option<String>, Header, description = "412 when it is not this version")),
-    responses((status = 200, description = "The file", content_type = "application/octet-stream"),
-        (status = 206, description = "A part of it", content_type = "application/octet-stream"),
+    responses((status = 200, description = "The file, of the type that its name suggests", content_type = "*/*"),
+        (status = 206, description = "A part of it", content_type = "*/*"),
         (status = 304, description = "The caller has it"),
         (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
         (status = 404, body = Problem), (status = 409, body = Problem), (status = 412, body = Problem),
@@ -204,7 +204,7 @@ fn in_memory(file: &File, from: u64, length: usize) -> Option<Bytes> {
 
 /// Writes a file, whole or not at all.
 #[utoipa::path(put, path = "/workspace/files/content", tag = "workspace", security(("bearer" = [])),
-    params(("path" = String, Query, description = "The file, percent-encoded; directories above it are made"),
+    params(("path" = String, Query, min_length = 1, max_length = 4096, description = "The file, percent-encoded; directories above it are made"),
         ("If-Match" = Option<String>, Header, description = "412 when what is there is not this version"),
         ("If-None-Match" = Option<String>, Header, description = "`*`: 412 when something is there")),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
@@ -272,7 +272,7 @@ fn condition(headers: &HeaderMap, there: Option<&Entry>) -> Result<Condition, Bo
 
 /// Removes a file.
 #[utoipa::path(delete, path = "/workspace/files/content", tag = "workspace", security(("bearer" = [])),
-    params(("path" = String, Query, description = "The file, percent-encoded"),
+    params(("path" = String, Query, min_length = 1, max_length = 4096, description = "The file, percent-encoded"),
         ("If-Match" = Option<String>, Header, description = "412 when it is not this version")),
     responses((status = 204, description = "Removed"), (status = 400, body = Problem), (status = 401, body = Problem),
         (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),

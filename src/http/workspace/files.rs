@@ -39,18 +39,41 @@ pub enum Operation {
     /// Makes a directory, and those above it.
     Mkdir {
         /// Where.
+        #[schema(min_length = 1, max_length = 4096)]
         path: String,
     },
     /// Gives a file or directory another name.
     Move {
         /// Its name now.
+        #[schema(min_length = 1, max_length = 4096)]
         from: String,
         /// Its name then; the directory must be there.
+        #[schema(min_length = 1, max_length = 4096)]
         to: String,
         /// Whether a file of that name may be replaced; false unless given.
         #[serde(default)]
         overwrite: bool,
     },
+}
+
+/// Files to be uploaded. The name of a part does not count, its file name does.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "a form that is described; its parts are read one by one")]
+struct Upload {
+    /// The files, at most 32.
+    #[schema(value_type = Vec<String>, min_items = 1, max_items = 32)]
+    file: Vec<Vec<u8>>,
+}
+
+/// What was made: a directory, or files.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "two answers that are described; each is made where it is known")]
+enum Made {
+    /// The directory.
+    Directory(FileEntry),
+    /// The files of an upload.
+    Files(Uploaded),
 }
 
 /// What an upload made.
@@ -64,8 +87,8 @@ pub struct Uploaded {
 #[utoipa::path(get, path = "/workspace/files", tag = "workspace", security(("bearer" = [])),
     params(("path" = Option<String>, Query, description = "The directory, percent-encoded; the workspace unless given"),
         ("recursive" = Option<bool>, Query, description = "With everything below; false unless given"),
-        ("limit" = Option<u32>, Query, description = "Entries on the page, 1 to 1000; 100 unless given"),
-        ("cursor" = Option<String>, Query, description = "The `next` of the page before")),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Entries on the page, 1 to 1000; 100 unless given"),
+        ("cursor" = Option<String>, Query, pattern = "^[A-Za-z0-9_-]+$", description = "The `next` of the page before")),
     responses((status = 200, body = FilePage), (status = 400, body = Problem), (status = 401, body = Problem),
         (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
         (status = 503, body = Problem)))]
@@ -90,9 +113,9 @@ pub async fn list(State(app): State<App>, Caller(caller): Caller, uri: Uri) -> R
 #[utoipa::path(post, path = "/workspace/files", tag = "workspace", security(("bearer" = [])),
     params(("path" = Option<String>, Query, description = "For uploads: the directory; the workspace unless given"),
         ("overwrite" = Option<bool>, Query, description = "For uploads: whether files may be replaced; false unless given")),
-    request_body(content((Operation = "application/json"), (Vec<u8> = "multipart/form-data"))),
+    request_body(content((Operation = "application/json"), (Upload = "multipart/form-data"))),
     responses((status = 200, description = "Moved", body = FileEntry),
-        (status = 201, description = "Made: the directory, or `{data}` with the files of an upload", body = Uploaded),
+        (status = 201, description = "Made: the directory, or `{data}` with the files of an upload", body = Made),
         (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
         (status = 404, body = Problem), (status = 409, body = Problem), (status = 413, body = Problem),
         (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem),
@@ -133,7 +156,7 @@ pub async fn change(
 
 /// Removes a file or a directory.
 #[utoipa::path(delete, path = "/workspace/files", tag = "workspace", security(("bearer" = [])),
-    params(("path" = String, Query, description = "What, percent-encoded"),
+    params(("path" = String, Query, min_length = 1, max_length = 4096, description = "What, percent-encoded"),
         ("recursive" = Option<bool>, Query, description = "With everything below; false unless given")),
     responses((status = 204, description = "Removed"), (status = 400, body = Problem), (status = 401, body = Problem),
         (status = 403, body = Problem), (status = 404, body = Problem), (status = 408, body = Problem),

@@ -14,6 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use pi_gateway_helper::names::User;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tracing::Instrument;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -41,6 +42,7 @@ const SLUG: usize = 40;
 #[serde(deny_unknown_fields)]
 pub struct ImageRequest {
     /// What it shall show; at most 32,000 characters.
+    #[schema(min_length = 1, max_length = 32000, pattern = r"\S")]
     prompt: String,
     /// The file, from the workspace's root; it ends in `.png`, `.jpg`, `.jpeg` or `.webp`, which is the type that is made.
     /// What is there is replaced. Unless given, a new PNG in `public/images`.
@@ -77,7 +79,7 @@ struct Order {
 
 /// Makes an image and writes it.
 #[utoipa::path(post, path = "/workspace/images/generate", tag = "workspace", security(("bearer" = [])),
-    params(("Idempotency-Key" = Option<String>, Header,
+    params(("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$",
         description = "1 to 255 visible ASCII characters; the same key and body within 24 hours gives the same answer")),
     request_body(content = ImageRequest),
     responses(
@@ -97,7 +99,7 @@ pub async fn generate(
     let key = idempotency(&headers, &bytes)?;
     let order = Order::of(body::parse(&bytes)?)?;
     drop((bytes, place));
-    let work = tokio::spawn(async move { make(&app, &caller.user, order, key).await });
+    let work = tokio::spawn(async move { make(&app, &caller.user, order, key).await }.in_current_span());
     let answer = work.await.map_err(|error| Problem::storage(&std::io::Error::other(error)))??;
     let etag = (header::ETAG, answer["etag"].as_str().unwrap_or_default().to_owned());
     Ok((StatusCode::CREATED, [etag], Json(answer)).into_response())

@@ -20,6 +20,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use pi_gateway_helper::names::User;
 use serde::Serialize;
+use tracing::Instrument;
 use utoipa::ToSchema;
 
 use super::App;
@@ -120,7 +121,7 @@ async fn kept<T: Send + 'static>(
     hold: Hold,
     work: impl Future<Output = Result<T, Box<Problem>>> + Send + 'static,
 ) -> Result<(Hold, T), Box<Problem>> {
-    let done = tokio::spawn(async move { work.await.map(|done| (hold, done)) });
+    let done = tokio::spawn(async move { work.await.map(|done| (hold, done)) }.in_current_span());
     done.await.map_err(|error| Problem::storage(&std::io::Error::other(error)))?
 }
 

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use serde::Serialize;
+use tracing::Instrument;
 use utoipa::ToSchema;
 
 use super::busy;
@@ -48,10 +49,11 @@ pub async fn sync(State(app): State<App>, Caller(caller): Caller) -> Result<Json
     }
     let hold = app.runs.hold_for_sync(&caller.user).await.map_err(busy)?;
     // A client that hangs up does not stop it half way.
-    let work = tokio::spawn(async move {
+    let work = async move {
         let _hold = hold;
         services.git.sync(&caller.user).await
-    });
+    };
+    let work = tokio::spawn(work.in_current_span());
     let synced = work.await.map_err(|error| Problem::storage(&std::io::Error::other(error)))?.map_err(failed)?;
     told(synced)
 }

@@ -18,6 +18,7 @@ use super::requests;
 use super::routes::Route;
 use super::upstream::Upstream;
 use super::usage::Writer;
+use crate::metrics;
 use crate::models::Catalogue;
 use crate::relay::limits;
 use crate::relay::peers::{Kind, Refusals};
@@ -124,8 +125,9 @@ impl Agent {
         Self { uid, run, bodies, images, shared, refusals: Refusals::default() }
     }
 
-    /// Logs a request that was refused here.
+    /// Counts a request that was refused here, and logs it.
     pub fn note_refusal(&self, failure: &Failure) {
+        metrics::relay::metrics().refused(&failure.code);
         if let Some(count) = self.refusals.count() {
             tracing::info!(
                 uid = self.uid,

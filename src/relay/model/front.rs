@@ -1,8 +1,9 @@
 //! The front's own door: a Unix socket on which it asks for images that users want over the API.
 //!
 //! The socket is in a directory that the front alone can enter, and the kernel is asked who each peer is. The front says
-//! for which user a request is, so that it counts as his; nothing else that a sandbox may not do is possible here, and one
-//! path exists. These two headers mean nothing on the doors inside sandboxes.
+//! for which user a request is, so that it counts as his; nothing else that a sandbox may not do is possible here, but for
+//! one: it can ask what the relay counts ([`METRICS`]), in which no user and nothing of a request is. These headers and
+//! that path mean nothing on the doors inside sandboxes.
 
 use std::fs::Permissions;
 use std::io;
@@ -12,11 +13,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Either;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -28,6 +29,7 @@ use super::limits::{FRONT_CONNECTIONS, MAX_WISH};
 use super::requests::{self, Answer};
 use super::routes::IMAGES as PATH;
 use super::{body, images};
+use crate::metrics;
 use crate::relay::connection::{self, stopping};
 use crate::relay::handover::USERS;
 
@@ -35,6 +37,9 @@ use crate::relay::handover::USERS;
 pub const UID: HeaderName = HeaderName::from_static("pi-gateway-uid");
 /// The header with the request's id, a UUIDv7; the request's usage is kept under it, as a run's is under the run's.
 pub const REQUEST: HeaderName = HeaderName::from_static("pi-gateway-request");
+
+/// Where the front asks what the relay counts.
+pub const METRICS: &str = "/metrics";
 
 /// The listening end.
 #[derive(Debug)]
@@ -116,6 +121,9 @@ async fn connection(stream: UnixStream, shared: Arc<Shared>, closing: watch::Rec
 
 async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
     let (head, incoming) = request.into_parts();
+    if head.method == Method::GET && head.uri == METRICS {
+        return Response::new(Either::Left(Full::new(metrics::relay::metrics().text().into())));
+    }
     match admit(&head) {
         Ok((uid, id, length)) => {
             let agent = Arc::new(Agent::new(uid, id, Arc::clone(shared)));

@@ -4,12 +4,13 @@
 //! accounted for like an answer that came whole. Nothing of the request's or answer's text is kept.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::agent::Agent;
 use super::ledger::Share;
 use super::sse::{Scanner, Tokens};
 use super::usage::Record;
+use crate::metrics::relay;
 
 /// Status in the account when the client went away before the upstream answered.
 const CLIENT_GONE: u16 = 499;
@@ -25,6 +26,8 @@ pub struct Meter {
     request_bytes: usize,
     text_bytes: usize,
     started: Instant,
+    /// Time until the answer began.
+    head: Option<Duration>,
     status: u16,
     upstream_id: String,
     answer_bytes: u64,
@@ -47,6 +50,7 @@ impl Meter {
             request_bytes,
             text_bytes,
             started: Instant::now(),
+            head: None,
             status: CLIENT_GONE,
             upstream_id: String::new(),
             answer_bytes: 0,
@@ -60,6 +64,7 @@ impl Meter {
     /// The upstream's answer begins, or there is none (502, 504).
     pub fn answered(&mut self, status: u16, upstream_id: &str) {
         self.status = status;
+        self.head = Some(self.started.elapsed());
         upstream_id.clone_into(&mut self.upstream_id);
     }
 
@@ -101,6 +106,9 @@ impl Meter {
 impl Drop for Meter {
     fn drop(&mut self) {
         let (tokens, complete) = self.tokens();
+        let whole = self.started.elapsed();
+        let (model, status, head) = (self.model.as_str(), self.status, self.head);
+        relay::metrics().ended(&relay::Ended { model, status, complete, head, whole, tokens });
         tracing::info!(
             uid = self.agent.uid,
             run = %self.agent.run,
@@ -108,7 +116,7 @@ impl Drop for Meter {
             status = self.status,
             request_bytes = self.request_bytes,
             answer_bytes = self.answer_bytes,
-            ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            ms = u64::try_from(whole.as_millis()).unwrap_or(u64::MAX),
             input_tokens = tokens.input,
             output_tokens = tokens.output,
             complete,

@@ -10,6 +10,7 @@ pub mod gitea;
 pub mod host;
 pub mod http;
 pub mod internet;
+pub mod metrics;
 pub mod neighbour;
 pub mod nginx;
 pub mod operator;
