@@ -83,6 +83,11 @@ fn every_command_of_the_guide_for_portals_works() {
 }
 
 #[test]
+fn the_first_run_of_the_readme_works() {
+    work("../README.md", &User { name: "alice-of-the-readme".to_owned(), ..User::new("readme") }, 1);
+}
+
+#[test]
 fn every_command_of_the_api_reference_works() {
     work("api-and-media.md", &User::new("examples"), 4);
 }
