@@ -203,7 +203,8 @@ fn the_links_between_documents_lead_somewhere() {
                 let kept = words.chars().filter(|c| c.is_alphanumeric() || "- _".contains(*c));
                 kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>()
             };
-            let there = heading.is_empty() || found.lines().any(|line| line.starts_with('#') && anchor(line) == heading);
+            let there =
+                heading.is_empty() || found.lines().any(|line| line.starts_with('#') && anchor(line) == heading);
             assert!(there, "{path}: {link}: no such heading");
         }
     }
@@ -215,7 +216,10 @@ fn the_overview_leads_to_every_document() {
     let overview = document("overview.md");
     for (path, _) in documents() {
         let link = path.strip_prefix("docs/").map_or(format!("../{path}"), str::to_owned);
-        assert!(link == "overview.md" || overview.contains(&format!("]({link})")), "docs/overview.md has no link to {link}");
+        assert!(
+            link == "overview.md" || overview.contains(&format!("]({link})")),
+            "docs/overview.md has no link to {link}"
+        );
     }
 }
 
@@ -244,8 +248,13 @@ fn every_block_that_could_be_run_is_run_by_a_test() {
             match words.split(' ').collect::<Vec<_>>()[..] {
                 ["" | "json" | "text"] => continue,
                 ["sh"] => {
-                    let typed = tests.iter().any(|(file, text)| !file.ends_with("documents.rs") && text.contains(file_name(&path)));
-                    assert!(typed, "{at}: no test names this document; tests/e2e/tests/examples.rs types blocks of portals");
+                    let typed = tests
+                        .iter()
+                        .any(|(file, text)| !file.ends_with("documents.rs") && text.contains(file_name(&path)));
+                    assert!(
+                        typed,
+                        "{at}: no test names this document; tests/e2e/tests/examples.rs types blocks of portals"
+                    );
                 }
                 ["sh", "packaging"] => {
                     let packaging = document("packaging.md");
@@ -256,8 +265,11 @@ fn every_block_that_could_be_run_is_run_by_a_test() {
                 }
                 ["sh", "root"] => assert!(names("serial_operations.rs", &path), "{at}: nobody types it"),
                 ["sh", "make"] => {
-                    let body: Vec<&str> = text.lines().skip(number + 1).take_while(|line| !line.starts_with("```")).collect();
-                    for target in body.iter().map(|line| line.strip_prefix("make ").unwrap_or_else(|| panic!("{at}: {line}"))) {
+                    let body: Vec<&str> =
+                        text.lines().skip(number + 1).take_while(|line| !line.starts_with("```")).collect();
+                    for target in
+                        body.iter().map(|line| line.strip_prefix("make ").unwrap_or_else(|| panic!("{at}: {line}")))
+                    {
                         let target = target.split([' ', '=']).next().unwrap();
                         assert!(makefile.contains(&format!("\n{target}:")), "{at}: no target {target}");
                     }
@@ -310,7 +322,10 @@ fn every_test_that_the_threat_model_names_is_there() {
         }
         rows += 1;
         for name in shown.split('`').skip(1).step_by(2) {
-            assert!(tests.contains(name) || !name.contains('_') && name.contains(' '), "no test is called {name}:\n{line}");
+            assert!(
+                tests.contains(name) || !name.contains('_') && name.contains(' '),
+                "no test is called {name}:\n{line}"
+            );
         }
     }
     assert!(rows > 60, "{rows} rows");

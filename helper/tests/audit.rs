@@ -32,7 +32,8 @@ fn a_changed_a_new_and_a_removed_file_are_named_and_lose_their_review() {
     fs::write(at("units/a.conf"), "test").unwrap();
     let row = |file: &str, when: &str| format!("| `{file}` | {HASH} | {when} | all of it | nothing, `a | b` too |\n");
     let head = "# Table\n\n| file | sha256 | reviewed | looked at | found |\n|---|---|---|---|---|\n";
-    let table = format!("{head}{}{}\nBehind it.\n", row("src/kept.rs", "2026-01-01"), row("units/a.conf", "2026-01-02"));
+    let table =
+        format!("{head}{}{}\nBehind it.\n", row("src/kept.rs", "2026-01-01"), row("units/a.conf", "2026-01-02"));
     fs::write(at("AUDIT.md"), &table).unwrap();
     assert_eq!(audit(&[], directory.path()), (true, String::new()));
 

@@ -92,7 +92,8 @@ fn nothing_is_there_that_leaks_loses_failures_or_hides_the_root() {
 fn every_kind_of_unit_has_the_drop_in_that_outlives_a_reload() {
     let files = std::fs::read_to_string(format!("{}/../packaging/files", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let user = User::parse("alice").unwrap();
-    let units = [Unit::Agent(user.clone()), Unit::Worker(user.clone()), Unit::Git(user), Unit::ModelRelay, Unit::GitRelay];
+    let units =
+        [Unit::Agent(user.clone()), Unit::Worker(user.clone()), Unit::Git(user), Unit::ModelRelay, Unit::GitRelay];
     for unit in units.iter().chain([&Unit::EgressRelay]).map(name) {
         let prefix = &unit[..=unit.rfind('-').unwrap()];
         assert!(files.contains(&format!("/{prefix}.service.d/namespaces.conf")), "{unit}");

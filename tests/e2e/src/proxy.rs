@@ -63,8 +63,14 @@ impl Proxy {
     /// Debian's Caddy, which listens on 8443 here, because 443 is nginx's.
     pub fn caddy() -> Self {
         prepare();
-        let site = replaced(&block("caddy"), &format!("{NAME} {{"), &format!("https://{NAME}:8443 {{\n\ttls {CERTIFICATE} {KEY}"));
-        let config = format!("{{\n\tadmin off\n\tauto_https disable_redirects\n\tstorage file_system /var/lib/test-proxy\n}}\n{site}");
+        let site = replaced(
+            &block("caddy"),
+            &format!("{NAME} {{"),
+            &format!("https://{NAME}:8443 {{\n\ttls {CERTIFICATE} {KEY}"),
+        );
+        let config = format!(
+            "{{\n\tadmin off\n\tauto_https disable_redirects\n\tstorage file_system /var/lib/test-proxy\n}}\n{site}"
+        );
         std::fs::write("/root/test-proxy.caddy", config).unwrap();
         let mut command = Command::new(format!("{REPOSITORY}/.build/caddy/usr/bin/caddy"));
         command.args(["run", "--adapter", "caddyfile", "--config", "/root/test-proxy.caddy"]);

@@ -203,8 +203,10 @@ fn the_client_of_the_guide_bears_silence_refusals_and_cuts_and_sees_each_event_o
     let text = String::from_utf8(output.stdout).unwrap();
     let (seen, end) = text.trim_end().rsplit_once('\n').unwrap();
     assert_eq!(end, "unauthorized", "{text}");
-    let ids: Vec<Value> =
-        seen.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("{text}"))["id"].clone()).collect();
+    let ids: Vec<Value> = seen
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("{text}"))["id"].clone())
+        .collect();
     assert_eq!(ids, ["1-1", "2-2", "3-3"]);
 }
 
@@ -234,7 +236,11 @@ fn the_examples_of_events_are_like_real_ones() {
     };
     let nothing = |_: &User, _: &str| {};
     let user = User::new("events");
-    play(&user, "[[think I will look around.]][[bash for n in 1 2 3; do echo line $n; sleep 0.4; done]] [[say Done.]]", &nothing);
+    play(
+        &user,
+        "[[think I will look around.]][[bash for n in 1 2 3; do echo line $n; sleep 0.4; done]] [[say Done.]]",
+        &nothing,
+    );
     play(&user, &format!("{} [[flaky 500 1]][[say At last.]]", user.name), &nothing);
     play(&user, "[[error 401]]", &nothing);
     let said = |user: &User, id: &str| {
@@ -269,7 +275,14 @@ fn the_examples_of_events_are_like_real_ones() {
     }
     let mut shown = BTreeSet::new();
     for event in real.iter().filter(|event| shown.insert((event.name.clone(), shape(&event.data)))) {
-        println!("{}", json!({"id": event.id, "event": event.name, "data": event.data}).to_string().chars().take(700).collect::<String>());
+        println!(
+            "{}",
+            json!({"id": event.id, "event": event.name, "data": event.data})
+                .to_string()
+                .chars()
+                .take(700)
+                .collect::<String>()
+        );
     }
     assert!(wrong.is_empty() && left.is_empty(), "not like a real one: {wrong:?}; without an example: {left:?}");
     assert!(examples.len() >= 17);

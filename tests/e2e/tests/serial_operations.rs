@@ -50,7 +50,8 @@ fn what_is_typed_to_install_configure_and_look_works_and_loses_no_run() {
 fn a_restored_gateway_has_everybodys_files_conversations_and_runs() {
     testhost();
     let users = [User::new("kept"), User::new("kept")];
-    let runs = users.each_ref().map(|user| user.run("[[bash echo mine >file; ln -s file link; chmod 600 file]] Keep this."));
+    let runs =
+        users.each_ref().map(|user| user.run("[[bash echo mine >file; ln -s file link; chmod 600 file]] Keep this."));
     let uids = users.each_ref().map(|user| uid_of(&user.name));
     let conversations = users.each_ref().map(User::conversation);
     let owners = |user: &User| sh(&format!("find {} -printf '%P %U %G %m\\n' | sort", user.workspace()));

@@ -18,7 +18,9 @@ fn listing(user: &User, run: &str) -> String {
         let (owner, netns, unit) = (next(), next(), next());
         let command = words.collect::<Vec<_>>().join(" ");
         // The upstream, Gitea and the test itself are no part of the gateway.
-        if ["pi-gateway-upstream", "pi-gateway-gitea"].iter().any(|other| unit.starts_with(other)) || unit.starts_with("run-") {
+        if ["pi-gateway-upstream", "pi-gateway-gitea"].iter().any(|other| unit.starts_with(other))
+            || unit.starts_with("run-")
+        {
             continue;
         }
         let namespace = if netns == host { "host" } else { "own" };
@@ -29,7 +31,13 @@ fn listing(user: &User, run: &str) -> String {
         let command = command.replace(run, "RUN").replace(&user.name, "alice");
         lines.insert(format!("{owner:<18} {namespace:<5} {unit:<34} {command}"));
     }
-    format!("{:<18} {:<5} {:<34} COMMAND\n{}\n", "USER", "NETNS", "UNIT", lines.into_iter().collect::<Vec<_>>().join("\n"))
+    format!(
+        "{:<18} {:<5} {:<34} COMMAND\n{}\n",
+        "USER",
+        "NETNS",
+        "UNIT",
+        lines.into_iter().collect::<Vec<_>>().join("\n")
+    )
 }
 
 #[test]

@@ -41,7 +41,8 @@ fn events_come_one_by_one_while_the_run_goes_on_and_a_stream_is_resumed() {
         assert_eq!(status, "running", "{} {first}", proxy.kind);
         let last = lines.find_map(|line| line.strip_prefix("id: ").map(|id| id.trim().to_owned())).expect("an id");
         drop(lines);
-        let again = proxy.fetch(&format!("/runs/{id}/events"), &["-H", &bearer(&user), "-H", &format!("Last-Event-ID: {last}")]);
+        let again = proxy
+            .fetch(&format!("/runs/{id}/events"), &["-H", &bearer(&user), "-H", &format!("Last-Event-ID: {last}")]);
         let rest: Vec<&str> = again.body.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
         let all = user.events(&id);
         let known = all.iter().position(|event| event.id == last).unwrap();
@@ -69,7 +70,9 @@ fn a_stream_that_says_nothing_for_more_than_a_minute_stays() {
 
 #[test]
 fn the_largest_upload_passes_and_it_is_the_gateway_that_refuses_a_larger_one() {
-    sh(&format!("head -c {UPLOAD} /dev/urandom >/root/proxy-upload; cp /root/proxy-upload /root/proxy-more; echo >>/root/proxy-more"));
+    sh(&format!(
+        "head -c {UPLOAD} /dev/urandom >/root/proxy-upload; cp /root/proxy-upload /root/proxy-more; echo >>/root/proxy-more"
+    ));
     for proxy in proxies() {
         let user = User::new("large");
         let put = |file: &str| {
@@ -86,7 +89,9 @@ fn the_largest_upload_passes_and_it_is_the_gateway_that_refuses_a_larger_one() {
         let form = ["-H", &bearer(&user), "-F", "file=@/root/proxy-upload;filename=part"];
         let parts = proxy.fetch("/workspace/files", &form);
         assert!(parts.status == 200 || parts.status == 201, "{}: {} {}", proxy.kind, parts.status, parts.body);
-        let back = proxy.curl("/workspace/files/content?path=part", &["-H", &bearer(&user), "-o", "/root/proxy-back"]).status();
+        let back = proxy
+            .curl("/workspace/files/content?path=part", &["-H", &bearer(&user), "-o", "/root/proxy-back"])
+            .status();
         assert!(back.unwrap().success());
         sh("cmp /root/proxy-upload /root/proxy-back");
     }

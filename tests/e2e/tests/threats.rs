@@ -9,7 +9,8 @@ const MARK: &str = "/workspace/loaded";
 fn what_a_workspace_brings_along_for_pi_is_not_loaded() {
     testhost();
     let user = User::new("brought");
-    let extension = format!("import fs from 'node:fs'; fs.writeFileSync('{MARK}', ''); export default function () {{}}\n");
+    let extension =
+        format!("import fs from 'node:fs'; fs.writeFileSync('{MARK}', ''); export default function () {{}}\n");
     for path in [".pi/extensions/evil.mjs", ".pi/extensions/evil.ts", ".pi/agent/extensions/evil.mjs"] {
         let status = user.put(path.as_bytes(), &[], extension.as_bytes()).status;
         assert_eq!(status, 201, "{path}");
