@@ -246,7 +246,7 @@ fn every_block_that_could_be_run_is_run_by_a_test() {
             }
             let at = format!("{path}, line {}: ```{words}", number + 1);
             match words.split(' ').collect::<Vec<_>>()[..] {
-                ["" | "json" | "text"] => continue,
+                ["" | "json" | "text" | "yaml"] => continue,
                 ["sh"] => {
                     let typed = tests
                         .iter()
