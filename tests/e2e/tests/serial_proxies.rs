@@ -84,7 +84,9 @@ fn the_largest_upload_passes_and_it_is_the_gateway_that_refuses_a_larger_one() {
         sh(&format!("cmp /root/proxy-upload {}/large", user.workspace()));
         let more = put("/root/proxy-more");
         assert_eq!(more.status, 413, "{}", proxy.kind);
-        assert!(more.body.contains("payload_too_large"), "{}: not the gateway's refusal: {}\n{}", proxy.kind, more.headers, more.body);
+        // A client that is still sending may get the head alone.
+        let own = more.body.contains("payload_too_large") || more.headers.contains("application/problem+json");
+        assert!(own, "{}: not the gateway's refusal: {}\n{}", proxy.kind, more.headers, more.body);
         // Parts have heads of their own.
         let form = ["-H", &bearer(&user), "-F", "file=@/root/proxy-upload;filename=part"];
         let parts = proxy.fetch("/workspace/files", &form);
