@@ -44,6 +44,8 @@ mod tests {
         fs::write(&path, "one").unwrap();
         assert!(store(&path, &hidden(""), &hidden("")).unwrap_err().to_string().contains("chmod 0600"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        // What an operator prepares beside it is his.
+        fs::write(dir.path().join("codex.new"), "the next").unwrap();
         for (known, new, there) in [
             ("", "", "one"),
             ("one", "", "one"),
@@ -58,7 +60,8 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), there);
         }
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_to_string(dir.path().join("codex.new")).unwrap(), "the next");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
         fs::write(&path, "x".repeat(MAX_CONTENT + 1)).unwrap();
         assert!(store(&path, &hidden(""), &hidden("")).is_err(), "too large");
     }

@@ -107,7 +107,8 @@ pub fn publish(path: &Path, text: &str) -> io::Result<()> {
 /// # Errors
 /// When the disk refuses; what was there stays.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = path.with_extension("new");
+    // No name that an operator gives a file of his own beside it, such as the next credential.
+    let temporary = path.with_extension("pi-gateway-new");
     unless(NotFound, fs::remove_file(&temporary))?;
     let mut file = create(&temporary)?;
     file.write_all(bytes)?;

@@ -5,7 +5,7 @@
 
 use pi_gateway_helper::names::{Run, User};
 use pi_gateway_helper::settings::Settings;
-use pi_gateway_helper::units::{EGRESS, GIT, MODEL, argv, relay_argv};
+use pi_gateway_helper::units::{EGRESS, GIT, MODEL, argv, name, relay_argv};
 use pi_gateway_helper::wire::Unit;
 use proptest::prelude::*;
 
@@ -84,6 +84,19 @@ fn nothing_is_there_that_leaks_loses_failures_or_hides_the_root() {
         }
         let program = arguments.iter().position(|argument| argument == "--").unwrap();
         assert!(arguments[program + 1].starts_with("/usr/lib/pi-gateway/"));
+    }
+}
+
+/// systemd 252 forgets RestrictNamespaces= of a transient unit at daemon-reload; packaging/systemd/namespaces.conf says it again.
+#[test]
+fn every_kind_of_unit_has_the_drop_in_that_outlives_a_reload() {
+    let files = std::fs::read_to_string(format!("{}/../packaging/files", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let user = User::parse("alice").unwrap();
+    let units =
+        [Unit::Agent(user.clone()), Unit::Worker(user.clone()), Unit::Git(user), Unit::ModelRelay, Unit::GitRelay];
+    for unit in units.iter().chain([&Unit::EgressRelay]).map(name) {
+        let prefix = &unit[..=unit.rfind('-').unwrap()];
+        assert!(files.contains(&format!("/{prefix}.service.d/namespaces.conf")), "{unit}");
     }
 }
 

@@ -15,6 +15,7 @@ pub mod neighbour;
 pub mod nginx;
 pub mod operator;
 pub mod points;
+pub mod proxy;
 pub mod tokens;
 pub mod user;
 pub mod wire;
