@@ -55,7 +55,7 @@ pub fn complete(document: &mut Value) {
 /// A parameter that may be left out is not one that may be null.
 fn without_null(parameters: Option<&mut Vec<Value>>) {
     for parameter in parameters.into_iter().flatten() {
-        let kind = &mut parameter["schema"]["type"];
+        let Some(kind) = parameter.pointer_mut("/schema/type") else { continue };
         if let Some(types) = kind.as_array()
             && let Some(only) = types.iter().find(|kind| *kind != "null").cloned()
         {
@@ -78,6 +78,10 @@ fn common(responses: &mut Map<String, Value>) {
     }
 }
 
+fn is_untold(response: &Value) -> bool {
+    response["description"].as_str().is_none_or(str::is_empty)
+}
+
 /// Gives an answer its media type and its headers.
 fn finish(status: &str, response: &mut Value) {
     let text = |meaning: &str| json!({"schema": {"type": "string"}, "description": meaning});
@@ -86,7 +90,7 @@ fn finish(status: &str, response: &mut Value) {
     let is_problem = response["content"]["application/json"]["schema"]["$ref"] == "#/components/schemas/Problem";
     if is_problem {
         response["content"] = json!({"application/problem+json": response["content"]["application/json"]});
-        if response["description"].as_str().is_some_and(str::is_empty) {
+        if is_untold(response) {
             let of = |code: StatusCode| code.as_str() == status;
             let codes: Vec<_> =
                 CODES.iter().filter(|(_, known, _)| of(*known)).map(|(code, ..)| format!("`{code}`")).collect();
@@ -99,7 +103,7 @@ fn finish(status: &str, response: &mut Value) {
             headers.push(("Retry-After", number("Seconds")));
         }
     }
-    if response["description"].as_str().is_some_and(str::is_empty) {
+    if is_untold(response) {
         let known = StatusCode::from_bytes(status.as_bytes()).ok().and_then(|status| status.canonical_reason());
         response["description"] = known.unwrap_or("An answer").into();
     }
