@@ -68,10 +68,13 @@ fn without_null(parameters: Option<&mut Vec<Value>>) {
 fn common(responses: &mut Map<String, Value>) {
     for code in COMMON {
         let Some((code, status, _)) = CODES.iter().find(|(known, ..)| *known == code) else { continue };
+        let is_declared = responses.contains_key(status.as_str());
         let response = responses.entry(status.as_str()).or_insert_with(|| json!({"description": ""}));
         response["content"] = json!({"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}});
         let told = response["description"].as_str().unwrap_or_default().to_owned();
-        if !told.contains(code) {
+        // Where a route says nothing of its own, all codes of the status are named below.
+        let is_open = is_declared && told.is_empty();
+        if !is_open && !told.contains(code) {
             let and = if told.is_empty() { "" } else { "; " };
             response["description"] = format!("{told}{and}`{code}`").into();
         }
