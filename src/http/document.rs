@@ -55,7 +55,7 @@ pub fn complete(document: &mut Value) {
 /// A parameter that may be left out is not one that may be null.
 fn without_null(parameters: Option<&mut Vec<Value>>) {
     for parameter in parameters.into_iter().flatten() {
-        let kind = &mut parameter["schema"]["type"];
+        let Some(kind) = parameter.pointer_mut("/schema/type") else { continue };
         if let Some(types) = kind.as_array()
             && let Some(only) = types.iter().find(|kind| *kind != "null").cloned()
         {
@@ -68,14 +68,21 @@ fn without_null(parameters: Option<&mut Vec<Value>>) {
 fn common(responses: &mut Map<String, Value>) {
     for code in COMMON {
         let Some((code, status, _)) = CODES.iter().find(|(known, ..)| *known == code) else { continue };
+        let is_declared = responses.contains_key(status.as_str());
         let response = responses.entry(status.as_str()).or_insert_with(|| json!({"description": ""}));
         response["content"] = json!({"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}});
         let told = response["description"].as_str().unwrap_or_default().to_owned();
-        if !told.contains(code) {
+        // Where a route says nothing of its own, all codes of the status are named below.
+        let is_open = is_declared && told.is_empty();
+        if !is_open && !told.contains(code) {
             let and = if told.is_empty() { "" } else { "; " };
             response["description"] = format!("{told}{and}`{code}`").into();
         }
     }
+}
+
+fn is_untold(response: &Value) -> bool {
+    response["description"].as_str().is_none_or(str::is_empty)
 }
 
 /// Gives an answer its media type and its headers.
@@ -86,7 +93,7 @@ fn finish(status: &str, response: &mut Value) {
     let is_problem = response["content"]["application/json"]["schema"]["$ref"] == "#/components/schemas/Problem";
     if is_problem {
         response["content"] = json!({"application/problem+json": response["content"]["application/json"]});
-        if response["description"].as_str().is_some_and(str::is_empty) {
+        if is_untold(response) {
             let of = |code: StatusCode| code.as_str() == status;
             let codes: Vec<_> =
                 CODES.iter().filter(|(_, known, _)| of(*known)).map(|(code, ..)| format!("`{code}`")).collect();
@@ -99,7 +106,7 @@ fn finish(status: &str, response: &mut Value) {
             headers.push(("Retry-After", number("Seconds")));
         }
     }
-    if response["description"].as_str().is_some_and(str::is_empty) {
+    if is_untold(response) {
         let known = StatusCode::from_bytes(status.as_bytes()).ok().and_then(|status| status.canonical_reason());
         response["description"] = known.unwrap_or("An answer").into();
     }

@@ -9,8 +9,8 @@ const { chromium } = createRequire(`${process.cwd()}/.build/console/`)('playwrig
 
 export const GATEWAY = 'http://127.0.0.1:8787';
 export const SCREENSHOTS = '.build/screenshots';
-const { TOKEN, OTHER_TOKEN, SHORT_TOKEN, TESTHOST } = process.env;
-export const TOKENS = { anna: TOKEN, bert: OTHER_TOKEN, carl: SHORT_TOKEN };
+const { TOKEN, OTHER_TOKEN, TESTHOST } = process.env;
+export const TOKENS = { anna: TOKEN, bert: OTHER_TOKEN };
 
 /** The sizes and schemes that are looked at. */
 export const LOOKS = [

@@ -131,7 +131,7 @@ await test('files are made, edited, renamed, uploaded, taken away and deleted', 
   await editor.getByRole('button', { name: 'Close' }).click();
   await answer(page);
   await file(page, /plan with/).click();
-  assert.equal(await editor.locator('textarea').inputValue(), 'theirs');
+  await until('theirs is shown', async () => (await editor.locator('textarea').inputValue()) === 'theirs');
   await editor.getByRole('button', { name: 'Rename' }).click();
   await answer(page, 'notes/plan.txt');
   const download = page.waitForEvent('download');
@@ -193,6 +193,7 @@ await test('a user sees nothing of another', async (open) => {
 
 await test('a token that ends is told and the page forgets', async (open) => {
   const page = await open();
+  TOKENS.carl = inside('pi-gateway', 'token', '--user', 'carl', '--ttl', '20s').trim();
   await signIn(page, 'carl');
   await page.locator('#files-note').filter({ hasText: 'Nothing is here yet' }).waitFor();
   // The gateway bears a token for 30 s after its end.

@@ -10,11 +10,9 @@ use axum::extract::State;
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::timeout;
-use utoipa::ToSchema;
 
 use super::{refused, unfit};
 use crate::http::App;
@@ -30,21 +28,9 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How much is taken from the pipe at a time; as much as it may hold.
 const CHUNK: usize = 256 << 10;
 
-/// The formats, as they are asked for.
-#[derive(Serialize, ToSchema)]
-#[allow(dead_code, reason = "described; the word itself is read")]
-enum ArchiveFormat {
-    #[serde(rename = "tar.gz")]
-    TarGz,
-    #[serde(rename = "tar.zst")]
-    TarZst,
-    #[serde(rename = "zip")]
-    Zip,
-}
-
 /// Downloads a tree.
 #[utoipa::path(get, path = "/workspace/archive", tag = "workspace", security(("bearer" = [])),
-    params(("format" = Option<ArchiveFormat>, Query, description = "`tar.gz`, `tar.zst` or `zip`; `tar.gz` unless given"),
+    params(("format" = Option<String>, Query, pattern = r"^(tar\.gz|tar\.zst|zip)$", description = "`tar.gz`, `tar.zst` or `zip`; `tar.gz` unless given"),
         ("path" = Option<String>, Query, description = "A file or directory; the whole workspace unless given"),
         ("git" = Option<bool>, Query, description = "Whether `.git` belongs to it; false unless given")),
     responses((status = 200, description = "The archive",

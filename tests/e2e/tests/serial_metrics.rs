@@ -150,7 +150,9 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let _ = try_sh(
             "rm -rf /etc/systemd/system/pi-gateway-metrics.socket.d; systemctl daemon-reload; \
-             systemctl enable -q pi-gateway-metrics.socket; systemctl restart pi-gateway-metrics.socket pi-gateway.service",
+             systemctl enable -q pi-gateway-metrics.socket; \
+             systemctl stop pi-gateway-metrics.socket pi-gateway.socket pi-gateway.service; \
+             systemctl start pi-gateway-metrics.socket pi-gateway.socket pi-gateway.service",
         );
         until_ready();
     }

@@ -29,7 +29,10 @@ export function bytes(count) {
 }
 
 /** A time for people. */
-export const time = (text) => (text ? new Date(text).toLocaleString([], { dateStyle: 'short', timeStyle: 'short' }) : '');
+export const time = (text) => {
+  const form = { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit', hourCycle: 'h23' };
+  return text ? new Date(text).toLocaleString([], form) : '';
+};
 
 /**
  * Asks a question in a dialog: yes or no, or, with a `value`, for a text. Gives true or the text; null for no.

@@ -85,6 +85,7 @@ async function enter(place) {
 
 /** Looks again. */
 export async function refresh() {
+  crumbs();
   await attempt(async () => {
     await page(null);
     const found = await get('workspace');
@@ -92,7 +93,6 @@ export async function refresh() {
     const changed = found.git?.changed_count ? `, ${found.git.changed_count} uncommitted` : '';
     say('workspace', `${bytes(found.size_bytes)} of ${bytes(found.quota_bytes)}${git}${changed}`);
   });
-  crumbs();
 }
 
 async function upload(files) {

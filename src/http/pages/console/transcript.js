@@ -29,7 +29,7 @@ export class Transcript {
   }
 
   #notice(text) {
-    this.#add(element('div', 'entry notice', text));
+    this.#add(element('div', 'entry aside', text));
   }
 
   #message(number, role) {
