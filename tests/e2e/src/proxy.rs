@@ -100,16 +100,21 @@ impl Proxy {
         command
     }
 
-    /// One request.
+    /// One request, which must be answered.
     pub fn fetch(&self, path: &str, more: &[&str]) -> Answer {
+        self.try_fetch(path, more).unwrap_or_else(|| panic!("{}: no answer for {path}", self.kind))
+    }
+
+    /// One request; None when the connection breaks before it is answered.
+    pub fn try_fetch(&self, path: &str, more: &[&str]) -> Option<Answer> {
         let more = [&["-D", "-", "-w", "\n%{http_code}"], more].concat();
         let output = self.curl(path, &more).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let failed = || panic!("{} {path}: {text}\n{}", self.kind, String::from_utf8_lossy(&output.stderr));
-        let (text, status) = text.rsplit_once('\n').unwrap_or_else(failed);
+        let (text, status) = text.rsplit_once('\n')?;
         // Before the answer there may be a 100.
-        let (headers, body) = text.rsplit_once("\r\n\r\n").unwrap_or_else(failed);
-        Answer { status: status.parse().unwrap(), headers: headers.to_lowercase(), body: body.to_owned() }
+        let (headers, body) = text.rsplit_once("\r\n\r\n")?;
+        let status = status.parse().ok().filter(|status| *status >= 200)?;
+        Some(Answer { status, headers: headers.to_lowercase(), body: body.to_owned() })
     }
 
     /// The lines of a run's stream, as they come.

@@ -69,24 +69,28 @@ fn a_stream_that_says_nothing_for_more_than_a_minute_stays() {
 }
 
 #[test]
-fn the_largest_upload_passes_and_it_is_the_gateway_that_refuses_a_larger_one() {
+fn the_largest_upload_passes_and_a_larger_one_changes_nothing() {
     sh(&format!(
         "head -c {UPLOAD} /dev/urandom >/root/proxy-upload; cp /root/proxy-upload /root/proxy-more; echo >>/root/proxy-more"
     ));
     for proxy in proxies() {
         let user = User::new("large");
-        let put = |file: &str| {
-            let path = "/workspace/files/content?path=large";
-            proxy.fetch(path, &["-H", &bearer(&user), "-T", file])
-        };
-        let made = put("/root/proxy-upload");
+        let path = "/workspace/files/content?path=large";
+        let made = proxy.fetch(path, &["-H", &bearer(&user), "-T", "/root/proxy-upload"]);
         assert_eq!(made.status, 201, "{}: {}", proxy.kind, made.body);
         sh(&format!("cmp /root/proxy-upload {}/large", user.workspace()));
-        let more = put("/root/proxy-more");
-        assert_eq!(more.status, 413, "{}", proxy.kind);
-        // A client that is still sending may get the head alone.
-        let own = more.body.contains("payload_too_large") || more.headers.contains("application/problem+json");
-        assert!(own, "{}: not the gateway's refusal: {}\n{}", proxy.kind, more.headers, more.body);
+        // The gateway refuses before it has read it all. nginx waits for that answer; Caddy sees it only if it comes before the
+        // connection breaks under what it still sends.
+        let more = proxy.try_fetch(path, &["-H", &bearer(&user), "-T", "/root/proxy-more"]);
+        match more {
+            Some(more) if proxy.kind == "nginx" => {
+                assert_eq!(more.status, 413);
+                assert!(more.body.contains("payload_too_large"), "{}", more.body);
+            }
+            Some(more) => assert!(more.status == 413 || more.status == 502, "{}", more.status),
+            None => assert_eq!(proxy.kind, "caddy", "no answer"),
+        }
+        sh(&format!("cmp /root/proxy-upload {}/large", user.workspace()));
         // Parts have heads of their own.
         let form = ["-H", &bearer(&user), "-F", "file=@/root/proxy-upload;filename=part"];
         let parts = proxy.fetch("/workspace/files", &form);
