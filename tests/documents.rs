@@ -237,8 +237,7 @@ fn every_block_that_could_be_run_is_run_by_a_test() {
     let mut count = 0;
     for (path, text) in documents() {
         let mut open = false;
-        let mut lines = text.lines().enumerate();
-        while let Some((number, line)) = lines.next() {
+        for (number, line) in text.lines().enumerate() {
             let Some(words) = line.trim_start().strip_prefix("```") else { continue };
             open = !open;
             if !open {
