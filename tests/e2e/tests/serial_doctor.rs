@@ -1,5 +1,5 @@
 //! `pi-gateway doctor` finds what is broken, and nothing else: faults are planted one by one, each between two looks at
-//! which all is well, and its remedy, when it is a command, is run as it was told.
+//! which all is well, and its remedy, when it is a command, is run as it was told. See docs/operator-commands.md.
 
 use pi_gateway_e2e::gitea::Gitea;
 use pi_gateway_e2e::host::{listing, try_sh, until_ready};

@@ -1,4 +1,5 @@
 //! Users of the npm package are taken over: told first, then done, whole or not at all, whatever their trees hold.
+//! The commands are those of docs/operator-commands.md.
 
 use pi_gateway_e2e::host::{listing, try_sh, uid_of, until_ready};
 use pi_gateway_e2e::{User, sh, testhost, until};

@@ -1,4 +1,5 @@
 //! Users, seen by the operator: blocked at once, packed, removed without a trace and without a danger, and listed.
+//! The commands are those of docs/operator-commands.md.
 
 use std::io::Read;
 
