@@ -56,7 +56,7 @@ fn a_user_in_an_empty_namespace_reaches_his_own_repository_and_keeps_it_over_res
     testhost();
     let user = User::new("gituser");
     user.run("hello");
-    let restore = Gitea::of(&[&user.name, "bob"]);
+    let restore = Gitea::of(&[&user.name, "bobs-own"]);
     let (name, commands) = (
         user.name.clone(),
         "ls /sys/class/net 2>/dev/null; git clone -q $URL w; cd w; n=0
@@ -64,9 +64,9 @@ fn a_user_in_an_empty_namespace_reaches_his_own_repository_and_keeps_it_over_res
              n=$((n + 1)); git commit -q --allow-empty -m $n; tries=0
              until git push -q origin HEAD:main; do tries=$((tries + 1)); [ $tries -lt 100 ]; done
          done
-         for other in bob x/../bob; do git ls-remote http://127.0.0.1:4181/$other/workspace.git && exit 3; done
+         for other in bobs-own x/../bobs-own; do git ls-remote http://127.0.0.1:4181/$other/workspace.git && exit 3; done
          git push origin :main && exit 4
-         git ls-remote http://127.0.0.1:3000/bob/workspace.git && exit 5
+         git ls-remote http://127.0.0.1:3000/bobs-own/workspace.git && exit 5
          echo all done",
     );
     let unit = std::thread::spawn(move || in_a_git_unit(&name, commands));
@@ -87,7 +87,7 @@ fn a_user_in_an_empty_namespace_reaches_his_own_repository_and_keeps_it_over_res
     let requests = sh(&format!("journalctl -b --no-pager -o cat -u {RELAY} | grep -c '\"git request\"'"));
     assert!(requests.parse::<u32>().unwrap() >= 80, "{requests}");
     let log = sh(&format!("cat {REPOSITORIES}/log"));
-    assert!(!log.contains("bob"), "nothing was asked about bob: {log}");
+    assert!(!log.contains("bobs-own"), "nothing was asked about his: {log}");
     drop(restore);
 }
 
