@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod attack;
+pub mod disk;
 pub mod files;
 pub mod gitea;
 pub mod host;

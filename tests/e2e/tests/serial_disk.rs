@@ -1,5 +1,6 @@
 //! Disks and their limits: a run that takes too much ends as `disk_full`, its session goes on, and others are not hurt.
 
+use pi_gateway_e2e::disk::Disk;
 use pi_gateway_e2e::host::{try_sh, until_ready, user_processes};
 use pi_gateway_e2e::operator::{FILE, Restore};
 use pi_gateway_e2e::{User, sh, testhost};
@@ -85,14 +86,7 @@ fn on_a_disk_that_is_nearly_full_the_run_that_took_the_most_ends_and_the_others_
     let _restore = Restore::new();
     // A small disk for the workspaces of this test, over the ordinary one.
     let place = "/var/lib/pi-gateway/workspaces";
-    sh(&format!("mount -t tmpfs -o size=120M,mode=711 small {place}"));
-    struct Unmount(&'static str);
-    impl Drop for Unmount {
-        fn drop(&mut self) {
-            let _ = try_sh(&format!("systemctl stop 'pi-gateway-worker-*' 'pi-gateway-agent-*'; umount -l {}", self.0));
-        }
-    }
-    let _unmount = Unmount(place);
+    let _disk = Disk::mount(place, "size=120M,mode=711", "'pi-gateway-worker-*' 'pi-gateway-agent-*'");
     restart();
     let (large, small) = (User::new("large"), User::new("small"));
     let other = small.start("[[bash head -c 4M /dev/urandom > mine; sleep 12; echo slept]]");
@@ -109,14 +103,7 @@ fn a_full_disk_of_the_gateway_refuses_new_runs_and_ends_the_active_one_in_good_o
     testhost();
     let _restore = Restore::new();
     let place = "/var/lib/pi-gateway/front";
-    sh(&format!("mount -t tmpfs -o size=24M,mode=700,uid=$(id -u pi-gateway),gid=$(id -g pi-gateway) tiny {place}"));
-    struct Unmount(&'static str);
-    impl Drop for Unmount {
-        fn drop(&mut self) {
-            let _ = try_sh(&format!("systemctl stop pi-gateway; umount -l {}", self.0));
-        }
-    }
-    let _unmount = Unmount(place);
+    let _disk = Disk::mount(place, "size=24M,mode=700,uid=$(id -u pi-gateway),gid=$(id -g pi-gateway)", "pi-gateway");
     restart();
     let user = User::new("full");
     let id = user.start("[[bash sleep 2; echo one]][[bash seq 1000; echo two]][[slow 2000 2]]");
@@ -141,14 +128,7 @@ fn a_run_is_refused_while_the_disk_is_nearly_full_and_nothing_is_left_of_it() {
     testhost();
     let _restore = Restore::new();
     let place = "/var/lib/pi-gateway/raw";
-    sh(&format!("mount -t tmpfs -o size=10M,mode=711 tiny {place}"));
-    struct Unmount(&'static str);
-    impl Drop for Unmount {
-        fn drop(&mut self) {
-            let _ = try_sh(&format!("systemctl stop pi-gateway; umount -l {}", self.0));
-        }
-    }
-    let _unmount = Unmount(place);
+    let _disk = Disk::mount(place, "size=10M,mode=711", "pi-gateway");
     restart();
     sh(&format!("head -c 9800k /dev/zero > {place}/somebody-else"));
     let user = User::new("refused");

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use pi_gateway_e2e::disk::Disk;
 use pi_gateway_e2e::files::encode;
 use pi_gateway_e2e::host::{try_sh, until_ready};
 use pi_gateway_e2e::http::try_request;
@@ -126,14 +127,7 @@ fn on_a_full_disk_the_old_file_stays() {
     testhost();
     let place = "/var/lib/pi-gateway/workspaces";
     sh("systemctl stop 'pi-gateway-worker-*'");
-    sh(&format!("mount -t tmpfs -o size=20M,mode=711 small {place}"));
-    struct Unmount(&'static str);
-    impl Drop for Unmount {
-        fn drop(&mut self) {
-            let _ = try_sh(&format!("systemctl stop 'pi-gateway-worker-*'; umount -l {}", self.0));
-        }
-    }
-    let _unmount = Unmount(place);
+    let _unmount = Disk::mount(place, "size=20M,mode=711", "'pi-gateway-worker-*'");
     let user = User::new("full");
     assert_eq!(user.put(b"file", &[], b"old").status, 201);
     user.put(b"file", &[], &vec![b'n'; 30 << 20]).is_problem(507, "disk_full");
@@ -147,14 +141,7 @@ fn a_write_leaves_free_what_must_stay_free() {
     testhost();
     let place = "/var/lib/pi-gateway/workspaces";
     sh("systemctl stop 'pi-gateway-worker-*'");
-    sh(&format!("mount -t tmpfs -o size=120M,mode=711 small {place}"));
-    struct Unmount(&'static str);
-    impl Drop for Unmount {
-        fn drop(&mut self) {
-            let _ = try_sh(&format!("systemctl stop 'pi-gateway-worker-*'; umount -l {}", self.0));
-        }
-    }
-    let _unmount = Unmount(place);
+    let _unmount = Disk::mount(place, "size=120M,mode=711", "'pi-gateway-worker-*'");
     let user = User::new("floor");
     assert_eq!(user.put(b"file", &[], b"old").status, 201);
     // Ten MiB are left, of which six are the floor.
