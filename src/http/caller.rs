@@ -27,10 +27,11 @@ impl FromRequestParts<App> for Caller {
                 if let Some(log) = parts.extensions.get::<LogUser>() {
                     log.set(caller.user.as_str());
                 }
+                // The seat first: from then on it learns of every change.
+                let seat = app.seats.take(&caller.user, Kind::Request)?;
                 if app.runs.services().standing.refuses(&caller.user) {
                     return Err(Problem::blocked());
                 }
-                let seat = app.seats.take(&caller.user, Kind::Request)?;
                 if let Some(held) = parts.extensions.get::<Held>() {
                     held.put(seat);
                 }

@@ -49,9 +49,26 @@ use crate::workspace::workers::Workers;
 
 pub use start::serve;
 
-/// What every request may need.
+/// What every request may need, shared by all: on its way a request takes it along many times.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Parts>);
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl From<Parts> for App {
+    fn from(parts: Parts) -> Self {
+        App(Arc::new(parts))
+    }
+}
+
+/// The parts of [`App`].
+pub struct Parts {
     /// The users' runs.
     pub runs: Arc<Runs>,
     /// The users' workers.
@@ -61,11 +78,11 @@ pub struct App {
     /// `MAX_UPLOAD_MB`, in bytes.
     pub max_upload: u64,
     /// Checks tokens.
-    pub verifier: Arc<Verifier>,
+    pub verifier: Verifier,
     /// `SANDBOX_INTERNET_ENABLED`.
     pub sandbox_internet: bool,
     /// The last answer about readiness.
-    pub ready: Arc<health::ReadyCache>,
+    pub ready: health::ReadyCache,
     /// Memory for bodies.
     pub bodies: Arc<room::Room>,
     /// Memory for answers.
@@ -73,7 +90,7 @@ pub struct App {
     /// Memory for files that are sent.
     pub files: Arc<room::Room>,
     /// What each user may have under way.
-    pub seats: Arc<seats::Seats>,
+    pub seats: seats::Seats,
     /// Becomes true when this process ends.
     pub shutdown: watch::Receiver<bool>,
     /// `REQUEST_TIMEOUT_MS`.
@@ -82,7 +99,7 @@ pub struct App {
     pub run_retention: Duration,
 }
 
-impl App {
+impl Parts {
     /// Whether this process is about to end.
     pub fn is_draining(&self) -> bool {
         *self.shutdown.borrow()

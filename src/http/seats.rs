@@ -14,6 +14,7 @@ use axum::http::header;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 use pi_gateway_helper::names::User;
+use tokio::sync::watch;
 
 use super::problem::{self, Problem};
 use crate::standing::Register;
@@ -41,8 +42,21 @@ pub struct Seats {
 pub struct Seat {
     taken: Arc<Taken>,
     standing: Register,
+    /// That somebody's standing has changed since the seat was taken.
+    changed: watch::Receiver<()>,
     user: User,
     kind: Kind,
+}
+
+impl Seat {
+    /// Whether the user is kept out by now. Only after a change is that looked up: it is asked for every piece of an answer.
+    fn is_refused(&mut self) -> bool {
+        if !self.changed.has_changed().unwrap_or(true) {
+            return false;
+        }
+        self.changed.mark_unchanged();
+        self.standing.refuses(&self.user)
+    }
 }
 
 fn lock(taken: &Taken) -> MutexGuard<'_, HashMap<User, [usize; 2]>> {
@@ -77,7 +91,8 @@ impl Seats {
             return Err(Problem::new(code, detail).with_header(header::RETRY_AFTER, "1"));
         }
         *count += 1;
-        Ok(Seat { taken: self.taken.clone(), standing: self.standing.clone(), user: user.clone(), kind })
+        let (standing, changed) = (self.standing.clone(), self.standing.changes());
+        Ok(Seat { taken: self.taken.clone(), standing, changed, user: user.clone(), kind })
     }
 }
 
@@ -140,7 +155,7 @@ impl HttpBody for Seated {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         // A stream ends in good order, by itself; what else is on its way breaks off, so that nobody takes it for whole.
-        if self.seat.kind == Kind::Request && self.seat.standing.refuses(&self.seat.user) {
+        if self.seat.kind == Kind::Request && self.seat.is_refused() {
             return Poll::Ready(Some(Err(axum::Error::new("the user is blocked"))));
         }
         Pin::new(&mut self.inner).poll_frame(context)
@@ -158,6 +173,8 @@ impl HttpBody for Seated {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use futures_util::StreamExt;
+
     use super::*;
 
     #[test]
@@ -193,5 +210,27 @@ mod tests {
         stream.extensions_mut().insert(Held::of(seats.take(&anna, Kind::Stream).unwrap()));
         let _stream = keep(stream, &request());
         assert_eq!(taken(), [0, 1], "a stream is no request any more");
+    }
+
+    #[tokio::test]
+    async fn an_answer_on_its_way_breaks_off_when_its_user_is_kept_out_and_no_other_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let register = Register::new(dir.path());
+        let seats = Seats::new([9, 9], register.clone());
+        let [anna, bert] = ["anna", "bert"].map(|name| User::parse(name).unwrap());
+        let parts = || futures_util::stream::iter(["a", "b", "c"].map(Ok::<_, std::io::Error>));
+        let answer = |user| {
+            let request = Held::of(seats.take(user, Kind::Request).unwrap());
+            keep(Response::new(Body::from_stream(parts())), &request).into_body().into_data_stream()
+        };
+        let [mut hers, mut his] = [answer(&anna), answer(&bert)];
+        assert_eq!(
+            (&hers.next().await.unwrap().unwrap()[..], &his.next().await.unwrap().unwrap()[..]),
+            (&b"a"[..], &b"a"[..])
+        );
+        std::fs::write(dir.path().join("anna"), "").unwrap();
+        register.stir();
+        assert!(hers.next().await.unwrap().is_err());
+        assert_eq!(&his.next().await.unwrap().unwrap()[..], b"b");
     }
 }

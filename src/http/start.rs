@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::room::Room;
 use super::seats::Seats;
-use super::{App, health, limits, router, server};
+use super::{App, Parts, health, limits, router, server};
 use crate::auth::Verifier;
 use crate::config::Config;
 use crate::git::Git;
@@ -116,22 +116,22 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let keeping = tokio::spawn(keeper::keep(runs.clone(), config.paths.state.join("standing")));
     let pushing = tokio::spawn(crate::runs::push_again(runs.services().clone()));
     let (ending, shutdown) = watch::channel(false);
-    let app = App {
+    let app = App::from(Parts {
         runs: runs.clone(),
         workers,
         maker: Arc::new(Maker::new(config.paths.image_socket.clone())),
         max_upload: config.max_upload,
-        verifier: Arc::new(Verifier::new(&config.jwt)),
+        verifier: Verifier::new(&config.jwt),
         sandbox_internet: config.sandbox_internet,
-        ready: Arc::new(health::ReadyCache::default()),
+        ready: health::ReadyCache::default(),
         bodies: Arc::new(Room::new(limits::BODIES)),
         answers: Arc::new(Room::new(limits::ANSWERS)),
         files: Arc::new(Room::new(limits::FILES)),
-        seats: Arc::new(Seats::new([limits::USER_REQUESTS, limits::USER_STREAMS], standing)),
+        seats: Seats::new([limits::USER_REQUESTS, limits::USER_STREAMS], standing),
         shutdown: shutdown.clone(),
         request_timeout: config.request_timeout,
         run_retention: config.run_retention,
-    };
+    });
     let counting = metrics_listener.map(|listener| {
         let relay = config.paths.image_socket.clone();
         tokio::spawn(metrics::server::serve(listener, app.clone(), relay, shutdown.clone()))

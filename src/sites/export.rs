@@ -149,11 +149,11 @@ impl Export<'_> {
             Err(failure) => return Err(unreadable(failure)),
         };
         let disk = |error: io::Error| storage(&error);
-        let file = file::readable(descriptor).map_err(disk)?;
+        let (file, version) = file::readable(descriptor).map_err(disk)?;
         if !is_of(&file, self.uid) {
             return Ok(Some("foreign"));
         }
-        if file::version(&file).map_err(disk)? != entry.version {
+        if version != entry.version {
             return Err(changed());
         }
         let mut copy = OpenOptions::new();

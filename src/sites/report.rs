@@ -47,7 +47,7 @@ pub async fn read(workers: &Workers, user: &User, uid: u32, until: Instant) -> R
         Ok(answer) => return Err(super::export::unfit(answer.map(drop))),
     };
     let storage = |error| super::export::storage(&error);
-    let file = file::readable(descriptor).map_err(storage)?;
+    let (file, _) = file::readable(descriptor).map_err(storage)?;
     if !super::export::is_of(&file, uid) {
         return Ok(Some(parse(b"")));
     }

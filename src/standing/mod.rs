@@ -128,9 +128,14 @@ impl Register {
         }
     }
 
+    /// Changes whenever somebody is kept out or let in, from now on.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
     /// Waits until a user is kept out.
     pub async fn refused(&self, user: &User) {
-        let mut changed = self.changed.subscribe();
+        let mut changed = self.changes();
         while !self.refuses(user) {
             if changed.changed().await.is_err() {
                 return std::future::pending().await;
@@ -167,8 +172,8 @@ impl Register {
         Ok(users)
     }
 
-    /// Tells whoever waits in [`Register::refused`] to look again.
-    fn stir(&self) {
+    /// Tells whoever goes by [`Register::changes`] to look again.
+    pub fn stir(&self) {
         self.changed.send_replace(());
     }
 

@@ -1,6 +1,6 @@
 //! Descriptors that a worker handed over, looked at again: the worker runs as the user, whose agent is hostile.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -9,44 +9,41 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::worker::message::Version;
 
-/// The version of the file behind a descriptor.
-///
-/// # Errors
-/// When the kernel does not tell.
-pub fn version(file: &File) -> io::Result<Version> {
-    let found = file.metadata()?;
+fn version(found: &Metadata) -> Version {
     let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
-    Ok(Version {
+    Version {
         inode: found.ino(),
         size: found.len(),
         modified: nanoseconds(found.mtime(), found.mtime_nsec()),
         changed: nanoseconds(found.ctime(), found.ctime_nsec()),
-    })
+    }
 }
 
 fn refused(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the worker handed over {what}"))
 }
 
-fn regular(descriptor: OwnedFd, access: OFlag) -> io::Result<File> {
+fn regular(descriptor: OwnedFd, access: OFlag) -> io::Result<(File, Metadata)> {
     let flags = OFlag::from_bits_retain(fcntl(&descriptor, FcntlArg::F_GETFL)?);
     let file = File::from(descriptor);
-    if !file.metadata()?.is_file() {
+    let found = file.metadata()?;
+    if !found.is_file() {
         return Err(refused("something that is no regular file"));
     }
     // A descriptor that only names a path has neither right.
     if flags.contains(OFlag::O_PATH) || flags & OFlag::O_ACCMODE != access {
         return Err(refused("a descriptor with other rights than asked for"));
     }
-    Ok(file)
+    Ok((file, found))
 }
 
-/// A file to read.
+/// A file to read, and its version now.
 ///
 /// # Errors
 /// When it is not a regular file, open for reading only.
-pub fn readable(descriptor: Option<OwnedFd>) -> io::Result<File> {
-    regular(descriptor.ok_or_else(|| refused("no descriptor"))?, OFlag::O_RDONLY)
+pub fn readable(descriptor: Option<OwnedFd>) -> io::Result<(File, Version)> {
+    let (file, found) = regular(descriptor.ok_or_else(|| refused("no descriptor"))?, OFlag::O_RDONLY)?;
+    Ok((file, version(&found)))
 }
 
 /// A file to fill.
@@ -54,8 +51,7 @@ pub fn readable(descriptor: Option<OwnedFd>) -> io::Result<File> {
 /// # Errors
 /// When it is not a regular file, empty and without a name, open for writing only.
 pub fn fillable(descriptor: Option<OwnedFd>) -> io::Result<File> {
-    let file = regular(descriptor.ok_or_else(|| refused("no descriptor"))?, OFlag::O_WRONLY)?;
-    let found = file.metadata()?;
+    let (file, found) = regular(descriptor.ok_or_else(|| refused("no descriptor"))?, OFlag::O_WRONLY)?;
     if found.len() != 0 { Err(refused("a file that holds something already")) } else { Ok(file) }
 }
 

@@ -65,8 +65,7 @@ pub async fn read(
     let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
     let (reply, descriptor) = app.workers.ask(&caller.user, Request::Open(path)).await.map_err(refused)?;
     let Reply::Entry(_) = reply else { return Err(unfit()) };
-    let file = file::readable(descriptor).map_err(|error| Problem::storage(&error))?;
-    let version = file::version(&file).map_err(|error| Problem::storage(&error))?;
+    let (file, version) = file::readable(descriptor).map_err(|error| Problem::storage(&error))?;
     let mut response = match validators::judge(&headers, Some(&version), true)? {
         Verdict::Failed => return Err(failed(Failure::Changed)),
         Verdict::NotModified => StatusCode::NOT_MODIFIED.into_response(),
