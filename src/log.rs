@@ -14,6 +14,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
+/// What a pipe or a socket takes in one piece: PIPE_BUF of pipe(7), in bytes.
+const WHOLE: usize = 4096;
+
 /// The form of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -82,7 +85,11 @@ impl Write for Line {
     /// An event is one call, and goes out in one.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let line = [self.0.as_bytes(), bytes].concat();
-        io::stderr().lock().write_all(&line)?;
+        // Whole by itself: threads that have something to tell at the same time need not wait for each other.
+        let sent = if line.len() <= WHOLE { rustix::io::write(io::stderr(), &line).unwrap_or(0) } else { 0 };
+        if sent < line.len() {
+            io::stderr().lock().write_all(&line[sent..])?;
+        }
         Ok(bytes.len())
     }
 

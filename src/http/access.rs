@@ -99,6 +99,6 @@ fn request_id(request: &Request) -> HeaderValue {
     given
         .filter(|id| (1..=MAX_ID).contains(&id.len()) && id.as_bytes().iter().all(harmless))
         .cloned()
-        .or_else(|| Uuid::now_v7().to_string().try_into().ok())
+        .or_else(|| Uuid::new_v4().to_string().try_into().ok())
         .unwrap_or(HeaderValue::from_static("unknown"))
 }

@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, fchmod, fstat, fsync, linkat, mkdirat, open,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, fchmod, fstat, fsync, linkat, mkdirat, open,
     openat, openat2, readlinkat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::path::DecInt;
 
 use super::message::{Condition, Entry, Failure, Kind, Version};
 use super::relpath::{RESERVED, RelPath, join};
@@ -35,6 +36,8 @@ pub(super) const NEW: &str = ".pi-gateway-new";
 pub struct Tree {
     root: OwnedFd,
     path: PathBuf,
+    /// Where this process's descriptors have names.
+    descriptors: OwnedFd,
     /// Held from the moment that a condition is looked at until what depends on it is done: of two writers with the same
     /// version one is refused.
     deciding: Mutex<()>,
@@ -115,7 +118,8 @@ impl Tree {
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = open(path, flags, Mode::empty()).map_err(failure)?;
-        Ok(Tree { root, path: path.to_owned(), deciding: Mutex::default() })
+        let descriptors = open("/proc/self/fd", flags, Mode::empty()).map_err(failure)?;
+        Ok(Tree { root, path: path.to_owned(), descriptors, deciding: Mutex::default() })
     }
 
     fn deciding(&self) -> MutexGuard<'_, ()> {
@@ -192,9 +196,9 @@ impl Tree {
             Kind::Directory => return Err(Failure::IsADirectory),
             other => return Err(Failure::Special(other)),
         }
-        let link = format!("/proc/self/fd/{}", found.as_raw_fd());
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = File::from(open(link, flags, Mode::empty()).map_err(failure)?);
+        let file = openat(&self.descriptors, DecInt::from_fd(&found), flags, Mode::empty());
+        let file = File::from(file.map_err(failure)?);
         let (mode, path) = (stat.st_mode & 0o7777, path.as_bytes().to_vec());
         Ok((file, Entry { path, kind: Kind::File, version: version(&stat), mode, target: None }))
     }
@@ -292,8 +296,8 @@ impl Tree {
             Some(fallback) => fallback,
             None => {
                 let (new, temporary) = (self.reserved(NEW)?, temporary());
-                let link = format!("/proc/self/fd/{}", unnamed.file.as_raw_fd());
-                linkat(CWD, link, &new, temporary.as_str(), AtFlags::SYMLINK_FOLLOW).map_err(failure)?;
+                let link = DecInt::from_fd(&unnamed.file);
+                linkat(&self.descriptors, link, &new, temporary.as_str(), AtFlags::SYMLINK_FOLLOW).map_err(failure)?;
                 (new, temporary)
             }
         };
