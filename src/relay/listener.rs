@@ -31,6 +31,18 @@ pub enum Place {
     Name(&'static str),
 }
 
+/// What is wrong: the family, the type, the place.
+const TCP: [&str; 3] = [
+    "the descriptor is not an IPv4 socket",
+    "the descriptor is not a TCP socket",
+    "the socket does not listen on 127.0.0.1 and the right port",
+];
+const UNIX: [&str; 3] = [
+    "the descriptor is not a Unix socket",
+    "the descriptor is not a stream socket",
+    "the socket does not listen with the right name",
+];
+
 /// A connection from a sandbox.
 pub type Stream = Either<TcpStream, Pin<Box<TimeoutStream<UnixStream>>>>;
 
@@ -40,17 +52,17 @@ pub type Stream = Either<TcpStream, Pin<Box<TimeoutStream<UnixStream>>>>;
 /// A sentence for the peer.
 pub fn check(fd: BorrowedFd<'_>, place: Place) -> Result<(), &'static str> {
     let is = |answer: Result<bool, Errno>| answer.unwrap_or(false);
-    let (domain, protocol) = match place {
-        Place::Port(_) => (AddressFamily::INET, Some(ipproto::TCP)),
-        Place::Name(_) => (AddressFamily::UNIX, None),
+    let (domain, protocol, [family, kind, at]) = match place {
+        Place::Port(_) => (AddressFamily::INET, Some(ipproto::TCP), TCP),
+        Place::Name(_) => (AddressFamily::UNIX, None, UNIX),
     };
     if !is(sockopt::socket_domain(fd).map(|found| found == domain)) {
-        return Err("the descriptor is not a socket of the right family");
+        return Err(family);
     }
     if !is(sockopt::socket_type(fd).map(|found| found == SocketType::STREAM))
         || !is(sockopt::socket_protocol(fd).map(|found| found == protocol))
     {
-        return Err("the descriptor is not a stream socket");
+        return Err(kind);
     }
     if !is(sockopt::socket_acceptconn(fd)) {
         return Err("the socket does not listen");
@@ -62,7 +74,7 @@ pub fn check(fd: BorrowedFd<'_>, place: Place) -> Result<(), &'static str> {
             SocketAddrUnix::try_from(address).is_ok_and(|a| a.abstract_name() == Some(name.as_bytes()))
         }
     });
-    if there { Ok(()) } else { Err("the socket does not listen at the right place") }
+    if there { Ok(()) } else { Err(at) }
 }
 
 /// An accepted connection. `stall` is how long a client may leave an answer unread: of TCP the kernel counts it.
