@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream as StdStream;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -17,7 +18,7 @@ use futures_util::{FutureExt, StreamExt};
 use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream, Transport};
 use git2::{Error, ErrorClass, ErrorCode};
 use http_body_util::{BodyExt, Either, Empty, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -34,6 +35,8 @@ use crate::relay::git::limits::MAX_ADVERTISEMENT;
 
 /// How long the relay may take to take or to give the next piece, when it does not give up on Gitea itself before that.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the end of an answer may take behind its last piece.
+const LAST: Duration = Duration::from_secs(1);
 /// The largest head of an answer, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 /// The largest answer that is no list of refs, in bytes: what the unit may write into a file (`LimitFSIZE=`).
@@ -176,23 +179,37 @@ fn judge(came: Came, media: &str) -> io::Result<Incoming> {
 
 impl Write for Exchange {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Exchange { runtime, patience, body, coming, media, .. } = self;
+        let Exchange { runtime, patience, body, coming, answer, media, .. } = self;
         let Some(body) = body else { return Err(broken("was to get more after its answer")) };
         let piece = Bytes::copy_from_slice(&bytes[..bytes.len().min(PIECE)]);
         let length = piece.len();
         runtime.block_on(async {
-            tokio::select! {
-                biased;
-                // A refusal that did not wait for all of it, or the end of the connection.
-                came = coming => Err(judge(came, media).err().unwrap_or_else(|| broken("answers too early"))),
-                Ok(()) = body.send(piece) => Ok(length),
-                () = sleep(*patience) => Err(late(())),
+            let mut sending = pin!(body.send(piece));
+            let mut waiting = pin!(sleep(*patience));
+            loop {
+                tokio::select! {
+                    biased;
+                    // A refusal that did not wait for all of it, the end of the connection, or an answer that has begun.
+                    came = &mut *coming => *answer = Some(judge(came, media)?),
+                    sent = &mut sending => return sent.map(|()| length).map_err(|_| broken("takes no more")),
+                    () = &mut waiting => return Err(late(())),
+                }
             }
         })
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Drop for Exchange {
+    /// libgit2 knows where an answer ends by what is in it; the relay is to see that all of it was taken.
+    fn drop(&mut self) {
+        let Exchange { runtime, answer, .. } = self;
+        if let Some(body) = answer.as_mut().filter(|body| !body.is_end_stream()) {
+            let _ = runtime.block_on(async { timeout(LAST, body.frame()).await });
+        }
     }
 }
 
@@ -342,6 +359,28 @@ mod tests {
         let mut exchange = Exchange::begin(&full, Service::ReceivePack, Duration::from_millis(50)).unwrap();
         let error = (0..10_000).find_map(|_| exchange.write_all(&[0; PIECE]).err()).unwrap();
         assert!(error.to_string().contains("nothing for too long"), "{error}");
+    }
+
+    #[test]
+    fn an_answer_that_begins_before_the_request_has_ended_is_read_behind_it() {
+        let url = relay(|mut stream| {
+            head(&mut stream);
+            write!(stream.get_mut(), "HTTP/1.1 200 OK\r\n{RESULT}Connection: close\r\n\r\n").unwrap();
+            let mut all = Vec::new();
+            while !all.ends_with(b"0\r\n\r\n") {
+                let length = stream.fill_buf().unwrap().len();
+                all.extend_from_slice(&stream.buffer()[..length]);
+                stream.consume(length);
+            }
+            write!(stream.get_mut(), "{}", all.windows(2).filter(|pair| pair == b"77").count() > 1 << 19).unwrap();
+        });
+        let mut exchange = Exchange::begin(&url, Service::ReceivePack, Duration::from_secs(20)).unwrap();
+        for _ in 0..16 {
+            exchange.write_all(&[b'7'; PIECE]).unwrap();
+        }
+        let mut answer = String::new();
+        exchange.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "true");
     }
 
     #[test]
