@@ -1,13 +1,13 @@
 //! `pi-gateway-enter`: the first program in an agent's or a git worker's sandbox, with the user's rights and no more.
 //!
-//! It proves from inside that the sandbox holds, binds the relays' ports in the private network namespace, hands each
+//! It proves from inside that the sandbox holds, binds an agent's ports in the private network namespace, hands each
 //! listener out to its relay, and becomes pi or the worker. Nothing of it stays behind. A probe that fails is exit status
 //! 70 and one line that names the property; any other failure is 71.
 
 use std::fs::File;
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -46,13 +46,12 @@ fn enter(arguments: impl Iterator<Item = String>) -> Result<std::convert::Infall
     // 2. No descriptor beyond 0, 1, 2 goes on.
     sys::close_at_exec().map_err(failed("closing descriptors"))?;
     // 3. Is every restriction real?
-    let agent = relays.iter().any(|(name, _)| name == "model");
-    let mounts = if agent { "relay-model relay-egress" } else { "relay-git worker" };
+    let mounts = if relays.is_empty() { "relay-git worker" } else { "relay-model relay-egress" };
     probe::all(mounts).map_err(|told| (NOT_SEALED, told))?;
     // 4. The input is held open on both sides from here on: no restart of the front is an end of file.
     let both = File::options().read(true).write(true).open("/proc/self/fd/0").map_err(failed("opening the input"))?;
     nix::unistd::dup2_stdin(&both).map_err(failed("keeping the input open"))?;
-    // 5. Each relay's port, inside; its listener, outside. A git worker without a remote has neither.
+    // 5. Each relay's port, inside; its listener, outside. A git worker has no port, and hands a listener over itself.
     for (name, port) in relays {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed("listening inside the sandbox"))?;
@@ -75,7 +74,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<(Run, Relays, Vec<St
     let all: Vec<String> = arguments.collect();
     let [run, relays, program @ ..] = all.as_slice() else { return Err(USAGE.to_owned()) };
     let known = |relay: &str| {
-        let (name, port) = relay.split_once(':').filter(|(name, _)| ["model", "git", "egress"].contains(name))?;
+        let (name, port) = relay.split_once(':').filter(|(name, _)| ["model", "egress"].contains(name))?;
         Some((name.to_owned(), port.parse().ok()?))
     };
     let relays = relays.split(',').filter(|relay| *relay != "none").map(known).collect::<Option<_>>();
@@ -83,7 +82,10 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<(Run, Relays, Vec<St
 }
 
 /// Hands over until the relay has taken it: it may be starting anew at this very moment, and is back in less than this.
-fn hand_over(listener: &TcpListener, name: &str, run: &Run) -> Result<(), String> {
+///
+/// # Errors
+/// What the relay, or the kernel, said last.
+pub fn hand_over(listener: &impl AsFd, name: &str, run: &Run) -> Result<(), String> {
     let until = Instant::now() + Duration::from_secs(RELAY_PATIENCE.unsigned_abs());
     loop {
         match try_hand_over(listener, name, run) {
@@ -94,7 +96,7 @@ fn hand_over(listener: &TcpListener, name: &str, run: &Run) -> Result<(), String
 }
 
 /// Sends the listener with one message, `1 <relay> <run>`, and waits for `ok`. Every step has [`RELAY_PATIENCE`].
-fn try_hand_over(listener: &TcpListener, name: &str, run: &Run) -> Result<(), String> {
+fn try_hand_over(listener: &impl AsFd, name: &str, run: &Run) -> Result<(), String> {
     // As the sandbox sees it.
     let relay = format!("/run/relay-{name}/relay.sock");
     let mut answer = [0; 256];
@@ -105,7 +107,7 @@ fn try_hand_over(listener: &TcpListener, name: &str, run: &Run) -> Result<(), St
         setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(RELAY_PATIENCE))?;
         connect(socket.as_raw_fd(), &UnixAddr::new(relay.as_str())?)?;
         let message = format!("1 {name} {}", run.as_str());
-        let (parts, descriptors) = ([IoSlice::new(message.as_bytes())], [listener.as_raw_fd()]);
+        let (parts, descriptors) = ([IoSlice::new(message.as_bytes())], [listener.as_fd().as_raw_fd()]);
         let control = [ControlMessage::ScmRights(&descriptors)];
         sendmsg::<UnixAddr>(socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_NOSIGNAL, None)?;
         recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())

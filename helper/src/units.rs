@@ -69,7 +69,6 @@ fn arguments(unit: &str, description: &str, text: &str) -> Vec<String> {
 pub fn argv(settings: &Settings, version: u32, user: &User, uid: u32, unit: &Unit, run: Option<&Run>) -> Vec<String> {
     let is = |name, value| settings.get(name) == value;
     let context = if is("PI_DISABLE_CONTEXT_FILES", "true") { "-nc" } else { "" };
-    let git = if is("WORKSPACE_REMOTE_MODE", "gitea") { "git:4181" } else { "none" };
     let (internet, egress) = if is("SANDBOX_INTERNET_ENABLED", "true") { (INTERNET, ",egress:4182") } else { ("", "") };
     let newer = if version >= 257 { SANDBOX_257 } else { "" };
     let (user, uid, run) = (user.as_str(), uid.to_string(), run.map_or("", Run::as_str));
@@ -78,7 +77,7 @@ pub fn argv(settings: &Settings, version: u32, user: &User, uid: u32, unit: &Uni
         Unit::Git(_) => (format!("{RUN_DESCRIPTION}{run}"), [newer, "", GIT_WORKER]),
         _ => ("pi-gateway worker".to_owned(), [newer, "", WORKER]),
     };
-    let own = [("user", user), ("uid", &uid), ("run", run), ("context", context), ("git", git), ("egress", egress)];
+    let own = [("user", user), ("uid", &uid), ("run", run), ("context", context), ("egress", egress)];
     // No value holds a brace, so none is taken for a name.
     let fill = |text: String, (name, value): (&str, &str)| text.replace(&format!("{{{name}}}"), value);
     let text = own.into_iter().chain(settings.all()).fold([COMMON, SANDBOX, &files.concat()].concat(), fill);

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::launcher::Launcher;
 use crate::metrics::front::metrics;
-use crate::relay::git::limits::PORT;
+use crate::relay::git::limits::NAME;
 use crate::worker::git::message::{
     self, Committed, Compared, Failure, Outcome, Pushed, Report, Settings, Synced, Task,
 };
@@ -191,7 +191,7 @@ impl Git {
             author: configuration.author,
             email: configuration.email,
             quota: configuration.quota,
-            remote: configuration.remote.map(|name| format!("http://127.0.0.1:{PORT}/{}/{name}.git", user.as_str())),
+            remote: configuration.remote.map(|name| format!("relay://{NAME}/{}/{name}.git", user.as_str())),
         }
     }
 

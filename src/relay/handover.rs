@@ -26,7 +26,7 @@ use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
 use super::limits::{MAX_MESSAGE, MAX_PENDING, MAX_PENDING_PER_USER};
-use super::listener;
+use super::listener::{self, Place};
 use super::watch::{ended, events, watch, watch_handed};
 use crate::closer::{self, Handed};
 
@@ -171,11 +171,11 @@ impl Visitor {
     ///
     /// # Errors
     /// Why the hand-over was refused.
-    pub async fn offer(self, kind: &str, port: u16, wait: Duration) -> Result<(Offer, Reply), &'static str> {
+    pub async fn offer(self, kind: &str, place: Place, wait: Duration) -> Result<(Offer, Reply), &'static str> {
         let Self { connection, uid, pid, slot } = self;
         let received = tokio::time::timeout(wait, receive(&connection, kind)).await;
         let received = received.unwrap_or_else(|_| Err(("no message came in time", Vec::new())));
-        let checked = received.and_then(|(run, fd)| match identify(&connection, pid, &fd, port) {
+        let checked = received.and_then(|(run, fd)| match identify(&connection, pid, &fd, place) {
             Ok(pidfd) => Ok((run, fd, pidfd)),
             Err(sentence) => Err((sentence, vec![fd])),
         });
@@ -259,8 +259,8 @@ pub fn parse_run(text: &str) -> Option<Uuid> {
 }
 
 /// Checks the listener, and takes hold of the peer's process.
-fn identify(connection: &AsyncFd<Handed>, pid: Pid, fd: &OwnedFd, port: u16) -> Result<OwnedFd, &'static str> {
-    listener::check(fd.as_fd(), port)?;
+fn identify(connection: &AsyncFd<Handed>, pid: Pid, fd: &OwnedFd, place: Place) -> Result<OwnedFd, &'static str> {
+    listener::check(fd.as_fd(), place)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| "your process has ended")?;
     // The number could have passed to another process before it was opened, but not while the process that
     // connected still holds its end; and the process must not have ended in between.

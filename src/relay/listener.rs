@@ -5,41 +5,89 @@
 //! thread of its own, where blocking holds up nobody else, and what is inherited is reset on each connection.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, ipproto, sockopt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::either::Either;
 
 use crate::closer;
 
-/// Whether `fd` listens on 127.0.0.1:`port` with TCP over IPv4.
+/// Where the listeners of one kind of relay are inside the sandboxes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A TCP port of 127.0.0.1.
+    Port(u16),
+    /// An abstract name of a Unix socket, which is one of the network namespace as well.
+    Name(&'static str),
+}
+
+/// What is wrong: the family, the type, the place.
+const TCP: [&str; 3] = [
+    "the descriptor is not an IPv4 socket",
+    "the descriptor is not a TCP socket",
+    "the socket does not listen on 127.0.0.1 and the right port",
+];
+const UNIX: [&str; 3] = [
+    "the descriptor is not a Unix socket",
+    "the descriptor is not a stream socket",
+    "the socket does not listen with the right name",
+];
+
+/// A connection from a sandbox.
+pub type Stream = Either<TcpStream, Pin<Box<TimeoutStream<UnixStream>>>>;
+
+/// Whether `fd` listens at this place.
 ///
 /// # Errors
 /// A sentence for the peer.
-pub fn check(fd: BorrowedFd<'_>, port: u16) -> Result<(), &'static str> {
+pub fn check(fd: BorrowedFd<'_>, place: Place) -> Result<(), &'static str> {
     let is = |answer: Result<bool, Errno>| answer.unwrap_or(false);
-    if !is(sockopt::socket_domain(fd).map(|d| d == AddressFamily::INET)) {
-        return Err("the descriptor is not an IPv4 socket");
+    let (domain, protocol, [family, kind, at]) = match place {
+        Place::Port(_) => (AddressFamily::INET, Some(ipproto::TCP), TCP),
+        Place::Name(_) => (AddressFamily::UNIX, None, UNIX),
+    };
+    if !is(sockopt::socket_domain(fd).map(|found| found == domain)) {
+        return Err(family);
     }
-    if !is(sockopt::socket_type(fd).map(|t| t == SocketType::STREAM))
-        || !is(sockopt::socket_protocol(fd).map(|p| p == Some(ipproto::TCP)))
+    if !is(sockopt::socket_type(fd).map(|found| found == SocketType::STREAM))
+        || !is(sockopt::socket_protocol(fd).map(|found| found == protocol))
     {
-        return Err("the descriptor is not a TCP socket");
+        return Err(kind);
     }
     if !is(sockopt::socket_acceptconn(fd)) {
         return Err("the socket does not listen");
     }
-    let address = rustix::net::getsockname(fd).ok().and_then(|a| SocketAddrV4::try_from(a).ok());
-    if address != Some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)) {
-        return Err("the socket does not listen on 127.0.0.1 and the right port");
+    let address = rustix::net::getsockname(fd).ok();
+    let there = address.is_some_and(|address| match place {
+        Place::Port(port) => SocketAddrV4::try_from(address) == Ok(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)),
+        Place::Name(name) => {
+            SocketAddrUnix::try_from(address).is_ok_and(|a| a.abstract_name() == Some(name.as_bytes()))
+        }
+    });
+    if there { Ok(()) } else { Err(at) }
+}
+
+/// An accepted connection. `stall` is how long a client may leave an answer unread: of TCP the kernel counts it.
+///
+/// # Errors
+/// The connection cannot be watched.
+pub fn stream(fd: OwnedFd, stall: Duration) -> io::Result<Stream> {
+    if sockopt::socket_domain(&fd)? == AddressFamily::INET {
+        return TcpStream::from_std(fd.into()).map(Either::Left);
     }
-    Ok(())
+    let mut stream = TimeoutStream::new(UnixStream::from_std(fd.into())?);
+    stream.set_write_timeout(Some(stall));
+    Ok(Either::Right(Box::pin(stream)))
 }
 
 /// The accepting thread of one listener.
@@ -56,7 +104,7 @@ impl Acceptor {
     ///
     /// # Errors
     /// No descriptor or thread is to be had.
-    pub fn start(listener: Arc<OwnedFd>, stall: Duration, out: mpsc::Sender<TcpStream>) -> io::Result<Self> {
+    pub fn start(listener: Arc<OwnedFd>, stall: Duration, out: mpsc::Sender<OwnedFd>) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (socket, signal) = (Arc::clone(&listener), Arc::clone(&stop));
         let thread = std::thread::Builder::new()
@@ -91,7 +139,7 @@ impl Acceptor {
     }
 }
 
-fn accept(listener: &OwnedFd, stop: &OwnedFd, stall: Duration, out: &mpsc::Sender<TcpStream>) {
+fn accept(listener: &OwnedFd, stop: &OwnedFd, stall: Duration, out: &mpsc::Sender<OwnedFd>) {
     loop {
         let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         if poll(&mut fds, None).is_err_and(|e| e != Errno::INTR) || !fds[1].revents().is_empty() {
@@ -102,7 +150,7 @@ fn accept(listener: &OwnedFd, stop: &OwnedFd, stall: Duration, out: &mpsc::Sende
         }
         match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(fd) => {
-                if prepare(&fd, stall).is_ok() && out.blocking_send(TcpStream::from(fd)).is_err() {
+                if prepare(&fd, stall).is_ok() && out.blocking_send(fd).is_err() {
                     return;
                 }
             }
@@ -119,6 +167,9 @@ fn accept(listener: &OwnedFd, stop: &OwnedFd, stall: Duration, out: &mpsc::Sende
 
 /// Resets what a connection inherits from the sandbox's socket and could hurt us with.
 fn prepare(fd: &OwnedFd, stall: Duration) -> Result<(), Errno> {
+    if sockopt::socket_domain(fd)? == AddressFamily::UNIX {
+        return Ok(());
+    }
     // With SO_LINGER a close would block for as long as the sandbox chose.
     sockopt::set_socket_linger(fd, None)?;
     sockopt::set_tcp_nodelay(fd, true)?;
@@ -128,9 +179,10 @@ fn prepare(fd: &OwnedFd, stall: Duration) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use std::net::{TcpListener, UdpSocket};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::fd::AsFd;
-    use std::os::unix::net::UnixListener;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
     use std::time::Instant;
 
     use super::*;
@@ -139,26 +191,63 @@ mod tests {
     fn only_a_tcp_listener_on_the_right_loopback_address_passes() {
         let good = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = good.local_addr().unwrap().port();
-        assert_eq!(check(good.as_fd(), port), Ok(()));
-        assert!(check(good.as_fd(), port ^ 1).is_err());
+        assert_eq!(check(good.as_fd(), Place::Port(port)), Ok(()));
+        assert!(check(good.as_fd(), Place::Port(port ^ 1)).is_err());
 
         let any = TcpListener::bind("0.0.0.0:0").unwrap();
-        assert!(check(any.as_fd(), any.local_addr().unwrap().port()).is_err());
+        assert!(check(any.as_fd(), Place::Port(any.local_addr().unwrap().port())).is_err());
         let other = TcpListener::bind("127.0.0.2:0").unwrap();
-        assert!(check(other.as_fd(), other.local_addr().unwrap().port()).is_err());
+        assert!(check(other.as_fd(), Place::Port(other.local_addr().unwrap().port())).is_err());
         let udp = UdpSocket::bind(("127.0.0.1", port)).unwrap();
-        assert!(check(udp.as_fd(), port).is_err());
+        assert!(check(udp.as_fd(), Place::Port(port)).is_err());
         let connected = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let own = connected.local_addr().unwrap().port();
-        assert!(check(connected.as_fd(), own).is_err());
+        assert!(check(connected.as_fd(), Place::Port(own)).is_err());
         let dir = tempfile::tempdir().unwrap();
         let unix = UnixListener::bind(dir.path().join("s")).unwrap();
-        assert!(check(unix.as_fd(), port).is_err());
+        assert!(check(unix.as_fd(), Place::Port(port)).is_err());
         let file = tempfile::tempfile().unwrap();
-        assert!(check(file.as_fd(), port).is_err());
+        assert!(check(file.as_fd(), Place::Port(port)).is_err());
         if let Ok(six) = TcpListener::bind("[::1]:0") {
-            assert!(check(six.as_fd(), six.local_addr().unwrap().port()).is_err());
+            assert!(check(six.as_fd(), Place::Port(six.local_addr().unwrap().port())).is_err());
         }
+    }
+
+    #[test]
+    fn only_a_unix_stream_listener_of_the_right_abstract_name_passes() {
+        let name: &'static str = format!("listener-{}", std::process::id()).leak();
+        let of = |name: &str| SocketAddr::from_abstract_name(name).unwrap();
+        let good = UnixListener::bind_addr(&of(name)).unwrap();
+        assert_eq!(check(good.as_fd(), Place::Name(name)), Ok(()));
+        assert!(check(good.as_fd(), Place::Name("another")).is_err());
+        assert!(check(good.as_fd(), Place::Port(80)).is_err());
+        let longer = UnixListener::bind_addr(&of(&format!("{name}-x"))).unwrap();
+        assert!(check(longer.as_fd(), Place::Name(name)).is_err());
+        let dir = tempfile::tempdir().unwrap();
+        let path = UnixListener::bind(dir.path().join(name)).unwrap();
+        assert!(check(path.as_fd(), Place::Name(name)).is_err());
+        let connected = UnixStream::connect_addr(&of(name)).unwrap();
+        assert!(check(connected.as_fd(), Place::Name(name)).is_err());
+        drop((good, connected));
+        let datagrams = UnixDatagram::bind_addr(&of(name)).unwrap();
+        assert!(check(datagrams.as_fd(), Place::Name(name)).is_err());
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(check(tcp.as_fd(), Place::Name(name)).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_behind_a_unix_listener_that_reads_nothing_is_given_up() {
+        use tokio::io::AsyncWriteExt;
+        let name = format!("stall-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        let (out, mut connections) = mpsc::channel(1);
+        let acceptor = Acceptor::start(Arc::new(listener.into()), Duration::from_secs(9), out).unwrap();
+        let _client = UnixStream::connect_addr(&address).unwrap();
+        let mut server = stream(connections.recv().await.unwrap(), Duration::from_millis(50)).unwrap();
+        let writing = async { while server.write_all(&[0; 65536]).await.is_ok() {} };
+        tokio::time::timeout(Duration::from_secs(20), writing).await.unwrap();
+        acceptor.close().await;
     }
 
     #[tokio::test]
@@ -187,7 +276,7 @@ mod tests {
         let (out, mut connections) = mpsc::channel(1);
         let acceptor = Acceptor::start(Arc::new(socket.into()), Duration::from_secs(7), out).unwrap();
         let client = TcpStream::connect(address).unwrap();
-        let mut server = connections.recv().await.unwrap();
+        let mut server = TcpStream::from(connections.recv().await.unwrap());
         assert_eq!(sockopt::socket_linger(&server).unwrap(), None);
         // Fill the buffers, so that a lingering close would wait for the client.
         while io::Write::write(&mut server, &[0; 65536]).is_ok() {}

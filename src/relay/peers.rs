@@ -2,14 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::TcpStream as StdStream;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -18,7 +16,7 @@ use super::connection::stopping;
 use super::fdstore::{self, Kept};
 use super::handover::Offer;
 use super::limits::{MAX_PEERS, Waits};
-use super::listener::Acceptor;
+use super::listener::{self, Acceptor, Place, Stream};
 use super::watch::{ended, watch as watch_fd};
 
 /// What one kind of relay does with the connections of its users.
@@ -32,8 +30,8 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     /// One user, as this kind sees him.
     type Peer: Send + Sync + 'static;
 
-    /// The port that listeners are on inside the sandboxes.
-    fn port(&self) -> u16;
+    /// Where listeners are inside the sandboxes.
+    fn place(&self) -> Place;
 
     /// The waits.
     fn waits(&self) -> Waits;
@@ -53,11 +51,7 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Serves one connection until it ends, or `closing` becomes true and the answer under way is finished.
-    fn serve(
-        peer: Arc<Self::Peer>,
-        stream: TcpStream,
-        closing: watch::Receiver<bool>,
-    ) -> impl Future<Output = ()> + Send;
+    fn serve(peer: Arc<Self::Peer>, stream: Stream, closing: watch::Receiver<bool>) -> impl Future<Output = ()> + Send;
 
     /// Serves whoever else there is until `closing` becomes true; nobody unless a kind says so.
     fn beside(self: Arc<Self>, _closing: watch::Receiver<bool>) -> impl Future<Output = ()> + Send {
@@ -164,7 +158,7 @@ impl<K: Kind> Peers<K> {
     /// Serves what the service manager kept; what does not hold any more is removed there.
     pub fn resume(&self, kept: Kept) {
         let Kept { uid, run, listener, pidfd } = kept;
-        if ended(&pidfd) || super::listener::check(std::os::fd::AsFd::as_fd(&listener), self.kind.port()).is_err() {
+        if ended(&pidfd) || listener::check(std::os::fd::AsFd::as_fd(&listener), self.kind.place()).is_err() {
             fdstore::remove(K::NAME, uid, run);
             crate::closer::close(vec![listener], ());
         } else if let Err((listener, reason)) = self.serve(uid, run, listener, pidfd, false) {
@@ -253,7 +247,7 @@ impl<K: Kind> Peers<K> {
         &self,
         peer: &Arc<K::Peer>,
         acceptor: Acceptor,
-        mut connections: mpsc::Receiver<StdStream>,
+        mut connections: mpsc::Receiver<OwnedFd>,
         pidfd: &AsyncFd<OwnedFd>,
     ) -> Ended {
         let mut closing = self.closing.subscribe();
@@ -272,7 +266,7 @@ impl<K: Kind> Peers<K> {
                 Some(_) = open.join_next() => {}
                 accepted = next => match accepted {
                     None => break false,
-                    Some((permit, stream)) => if let Ok(stream) = TcpStream::from_std(stream) {
+                    Some((permit, stream)) => if let Ok(stream) = listener::stream(stream, self.kind.waits().client_stall) {
                         let serving = K::serve(Arc::clone(peer), stream, self.closing.subscribe());
                         open.spawn(async move {
                             serving.await;

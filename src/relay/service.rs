@@ -129,10 +129,10 @@ impl<K: Kind> Relay<K> {
     }
 
     fn receive(&self, visitor: Visitor) {
-        let (peers, port, wait) = (self.peers.clone(), self.kind.port(), self.kind.waits().hand_over);
+        let (peers, place, wait) = (self.peers.clone(), self.kind.place(), self.kind.waits().hand_over);
         tokio::spawn(async move {
             let uid = visitor.uid();
-            let refused = match visitor.offer(K::NAME, port, wait).await {
+            let refused = match visitor.offer(K::NAME, place, wait).await {
                 Err(reason) => Some(reason),
                 Ok((offer, reply)) => match peers.take(offer).await {
                     Ok(()) => {

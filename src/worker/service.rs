@@ -15,6 +15,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use pi_gateway_helper::names::Run;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use uuid::Uuid;
 
@@ -53,15 +54,17 @@ struct Worker {
 
 /// Runs the worker; gives its exit status.
 pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let work = match (arguments.next().as_deref().and_then(OsStr::to_str), arguments.next()) {
-        (Some("files"), None) => || connect().and_then(serve),
-        (Some("git"), None) => super::git::service::serve,
+    let (what, run) = (arguments.next(), arguments.next());
+    let run = run.as_deref().map(|run| run.to_str().and_then(|run| Run::parse(run).ok()));
+    let work: Box<dyn FnOnce() -> io::Result<()>> = match (what.as_deref().and_then(OsStr::to_str), run) {
+        (Some("files"), None) => Box::new(|| connect().and_then(serve)),
+        (Some("git"), Some(Some(run))) => Box::new(move || super::git::service::serve(&run)),
         (Some("measure"), None) => return once(once::measure),
         (Some("pack"), None) => return once(once::pack),
         (Some("empty"), None) => return once(once::empty),
         _ => {
             let who = "The launcher starts the first two, `pi-gateway users` the others.";
-            eprintln!("usage: pi-gateway-worker files|git|measure|pack|empty\n{who}");
+            eprintln!("usage: pi-gateway-worker files|git RUN|measure|pack|empty\n{who}");
             return ExitCode::from(64);
         }
     };

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::StatusCode;
 use hyper::http::request::Parts;
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -16,6 +15,7 @@ use super::limits::{ALL_RESOLUTIONS, Limits, MAX_CONNECTIONS, USER_RESOLUTIONS};
 use super::requests;
 use crate::relay::failure::Failure;
 use crate::relay::limits;
+use crate::relay::listener::{Place, Stream};
 use crate::relay::peers::{Kind, Refusals};
 
 /// What all users' connections share.
@@ -44,8 +44,8 @@ impl Kind for Shared {
     const BLOCKING_THREADS: usize = ALL_RESOLUTIONS;
     type Peer = Peer;
 
-    fn port(&self) -> u16 {
-        self.port
+    fn place(&self) -> Place {
+        Place::Port(self.port)
     }
 
     fn waits(&self) -> limits::Waits {
@@ -57,7 +57,7 @@ impl Kind for Shared {
         Ok(Peer { uid, run, spent, shared: Arc::clone(self), refusals: Refusals::default(), resolving })
     }
 
-    async fn serve(peer: Arc<Peer>, stream: TcpStream, closing: watch::Receiver<bool>) {
+    async fn serve(peer: Arc<Peer>, stream: Stream, closing: watch::Receiver<bool>) {
         let wait = peer.shared.limits.lifetime;
         let _ = timeout(wait, requests::connection(stream, peer, closing)).await;
     }

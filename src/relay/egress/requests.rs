@@ -8,7 +8,6 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::dial::dial;
@@ -19,6 +18,7 @@ use super::peer::Peer;
 use super::target;
 use crate::relay::connection;
 use crate::relay::failure::Failure;
+use crate::relay::listener::Stream;
 
 type Reply = Response<Either<Either<Full<Bytes>, Empty<Bytes>>, Answer>>;
 
@@ -34,7 +34,7 @@ struct Tunnel {
 type Granted = Arc<Mutex<Option<Tunnel>>>;
 
 /// Serves requests until the client ends the connection, breaks the rules or is too slow, or `closing` becomes true.
-pub async fn connection(stream: TcpStream, peer: Arc<Peer>, closing: watch::Receiver<bool>) {
+pub async fn connection(stream: Stream, peer: Arc<Peer>, closing: watch::Receiver<bool>) {
     let granted = Granted::default();
     let (waits, kept) = (peer.shared.limits.relay, Arc::clone(&granted));
     connection::serve(stream, waits, closing, move |request| {

@@ -14,6 +14,7 @@ use hyper::{Method, StatusCode, Version};
 
 use super::failure::Failure;
 use super::limits::{MAX_COMPRESSED, MAX_FETCH_REQUEST};
+use crate::relay::listener::Place;
 
 /// The client's wish for a version of the protocol.
 pub const GIT_PROTOCOL: HeaderName = HeaderName::from_static("git-protocol");
@@ -58,8 +59,8 @@ pub struct Call {
 pub struct Realm<'a> {
     /// `/<user>/<repository>.git`.
     pub repository: &'a str,
-    /// The port of his listener.
-    pub port: u16,
+    /// Where his listener is.
+    pub place: Place,
     /// Largest pack, in bytes.
     pub max_pack: u64,
 }
@@ -76,7 +77,7 @@ pub fn admit(head: &Parts, realm: Realm<'_>) -> Result<Call, Failure> {
         return Err(Failure::bad("absolute_form", "this is not a proxy: send the path only"));
     }
     let (service, asks_for_refs) = target(head, realm.repository)?;
-    judge_headers(&head.headers, realm.port)?;
+    judge_headers(&head.headers, realm.place)?;
     let headers = &head.headers;
     let version = match headers.get(GIT_PROTOCOL).map(HeaderValue::as_bytes) {
         None => None,
@@ -152,7 +153,7 @@ fn target(head: &Parts, repository: &str) -> Result<(Service, bool), Failure> {
     }
 }
 
-fn judge_headers(headers: &HeaderMap, port: u16) -> Result<(), Failure> {
+fn judge_headers(headers: &HeaderMap, place: Place) -> Result<(), Failure> {
     for name in [UPGRADE, EXPECT, TE, TRAILER] {
         if headers.contains_key(&name) {
             return Err(Failure::bad("header_not_allowed", format!("the header {name} is not accepted here")));
@@ -163,9 +164,12 @@ fn judge_headers(headers: &HeaderMap, port: u16) -> Result<(), Failure> {
             return Err(Failure::bad("header_repeated", format!("the header {name} appears twice")));
         }
     }
-    let host = text(headers, &HOST);
-    if host != Some(&format!("127.0.0.1:{port}")) && host != Some(&format!("localhost:{port}")) {
-        return Err(Failure::bad("wrong_host", format!("the Host header must be 127.0.0.1:{port}")));
+    let hosts = match place {
+        Place::Port(port) => vec![format!("127.0.0.1:{port}"), format!("localhost:{port}")],
+        Place::Name(_) => vec!["localhost".to_owned()],
+    };
+    if !hosts.iter().any(|host| text(headers, &HOST) == Some(host)) {
+        return Err(Failure::bad("wrong_host", format!("the Host header must be {}", hosts[0])));
     }
     Ok(())
 }
@@ -185,7 +189,7 @@ mod tests {
     const REFS: &str = "/alice/workspace.git/info/refs?service=git-upload-pack";
     const FETCH: &str = "/alice/workspace.git/git-upload-pack";
     const PUSH: &str = "/alice/workspace.git/git-receive-pack";
-    const REALM: Realm<'_> = Realm { repository: "/alice/workspace.git", port: 4181, max_pack: 1000 };
+    const REALM: Realm<'_> = Realm { repository: "/alice/workspace.git", place: Place::Port(4181), max_pack: 1000 };
 
     /// A head as git sends it, with headers added, or replaced, or (without a value) left out.
     fn head(method: &str, uri: &str, more: &[(&str, &str)]) -> Parts {

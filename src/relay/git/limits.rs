@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::relay::limits;
 
-/// The port of the git relay's listeners inside the sandboxes, where nothing else listens.
-pub const PORT: u16 = 4181;
+/// The abstract name of the git relay's listeners inside the sandboxes, where nothing else listens.
+pub const NAME: &str = "relay-git";
 /// Open connections of one user; more wait in the kernel's backlog.
 pub const MAX_CONNECTIONS: usize = 8;
 /// Requests of one user under way at one time.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 use hyper::http::request::Parts;
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -16,13 +15,14 @@ use super::limits::{MAX_CONNECTIONS, USER_REQUESTS, Waits};
 use super::upstream::Upstream;
 use super::{requests, users};
 use crate::relay::limits;
+use crate::relay::listener::{Place, Stream};
 use crate::relay::peers::{Kind, Refusals};
 
 /// What all users' requests share.
 #[derive(Debug)]
 pub struct Shared {
-    /// The port inside the sandboxes.
-    pub port: u16,
+    /// Where listeners are inside the sandboxes.
+    pub place: Place,
     /// Name of each user's repository, without `.git`.
     pub repository: String,
     /// Largest pack in either direction, in bytes.
@@ -42,8 +42,8 @@ impl Kind for Shared {
     const MAX_CONNECTIONS: usize = MAX_CONNECTIONS;
     type Peer = Peer;
 
-    fn port(&self) -> u16 {
-        self.port
+    fn place(&self) -> Place {
+        self.place
     }
 
     fn waits(&self) -> limits::Waits {
@@ -61,7 +61,7 @@ impl Kind for Shared {
         Ok(Peer { user, uid, run, repository, places, shared: Arc::clone(self), refusals })
     }
 
-    async fn serve(peer: Arc<Peer>, stream: TcpStream, closing: watch::Receiver<bool>) {
+    async fn serve(peer: Arc<Peer>, stream: Stream, closing: watch::Receiver<bool>) {
         let wait = peer.shared.waits.connection;
         let _ = timeout(wait, requests::connection(stream, peer, closing)).await;
     }
@@ -96,7 +96,7 @@ impl Peer {
     /// What is there for him.
     #[must_use]
     pub fn realm(&self) -> Realm<'_> {
-        Realm { repository: &self.repository, port: self.shared.port, max_pack: self.shared.max_pack }
+        Realm { repository: &self.repository, place: self.shared.place, max_pack: self.shared.max_pack }
     }
 
     /// Waits for a place to send a request; for one of his own it does not wait.

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -21,11 +20,12 @@ use super::meter::Meter;
 use super::peer::{Peer, Places};
 use super::upload::{Progress, Rest, Upload};
 use crate::relay::connection;
+use crate::relay::listener::Stream;
 
 type Reply = Response<Either<Full<Bytes>, Answer>>;
 
 /// Serves requests until the client ends the connection, breaks the rules or is too slow, or `closing` becomes true.
-pub async fn connection(stream: TcpStream, peer: Arc<Peer>, closing: watch::Receiver<bool>) {
+pub async fn connection(stream: Stream, peer: Arc<Peer>, closing: watch::Receiver<bool>) {
     let waits = peer.shared.waits.relay;
     connection::serve(stream, waits, closing, move |request| {
         let peer = Arc::clone(&peer);

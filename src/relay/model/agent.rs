@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
@@ -21,6 +20,7 @@ use super::usage::Writer;
 use crate::metrics;
 use crate::models::Catalogue;
 use crate::relay::limits;
+use crate::relay::listener::{Place, Stream};
 use crate::relay::peers::{Kind, Refusals};
 
 /// What all users' requests share.
@@ -68,8 +68,8 @@ impl Kind for Shared {
     const MAX_CONNECTIONS: usize = MAX_CONNECTIONS;
     type Peer = Agent;
 
-    fn port(&self) -> u16 {
-        self.port
+    fn place(&self) -> Place {
+        Place::Port(self.port)
     }
 
     fn waits(&self) -> limits::Waits {
@@ -92,7 +92,7 @@ impl Kind for Shared {
         }
     }
 
-    async fn serve(agent: Arc<Agent>, stream: TcpStream, closing: watch::Receiver<bool>) {
+    async fn serve(agent: Arc<Agent>, stream: Stream, closing: watch::Receiver<bool>) {
         requests::connection(stream, agent, closing).await;
     }
 

@@ -9,7 +9,6 @@ use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use hyper::{Request, Response, StatusCode};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::agent::Agent;
@@ -21,6 +20,7 @@ use super::routes::Route;
 use super::{admit, body, codex, headers, images, policy, upstream};
 use crate::models::Provider;
 use crate::relay::connection;
+use crate::relay::listener::Stream;
 
 /// Above this size, in bytes, a body is large.
 const PARSE_ASIDE: usize = 64 * 1024;
@@ -29,7 +29,7 @@ const PARSE_ASIDE: usize = 64 * 1024;
 pub type Answer = Response<Either<Full<Bytes>, Streamed>>;
 
 /// Serves requests until the client ends the connection, breaks the rules or is too slow, or `closing` becomes true.
-pub async fn connection(stream: TcpStream, agent: Arc<Agent>, closing: watch::Receiver<bool>) {
+pub async fn connection(stream: Stream, agent: Arc<Agent>, closing: watch::Receiver<bool>) {
     let waits = agent.shared.waits.relay;
     connection::serve(stream, waits, closing, move |request| {
         let agent = Arc::clone(&agent);

@@ -1,5 +1,5 @@
 //! `pi-gateway-worker git`: commits a user's workspace and keeps it in step with its remote, as that user, in a sandbox
-//! that holds no secret and reaches one address, the git relay.
+//! that holds no secret, has no network, and reaches the git relay alone.
 //!
 //! The repository belongs to the agent, so nothing in it is believed. libgit2 never opens it: it opens a repository of our
 //! own on a tmpfs ([`repository`]) that shares the objects and refs, after both were looked through. The workspace is
@@ -16,6 +16,7 @@ pub mod repository;
 pub mod service;
 pub mod snapshot;
 pub mod sync;
+pub mod transport;
 
 use message::Failure;
 

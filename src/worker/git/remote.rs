@@ -1,4 +1,4 @@
-//! The remote, which is one repository behind one address: the git relay on the loopback interface of this sandbox.
+//! The remote, which is one repository behind one name: the git relay's ([`super::transport`]).
 //!
 //! Nothing else can be reached, no redirect is followed, no proxy is asked, and there is no secret here. What the relay or
 //! Gitea refuses becomes a failure with a stable word.

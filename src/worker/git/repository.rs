@@ -17,7 +17,7 @@ use git2::{ConfigLevel, Oid, Repository as Git, RepositoryOpenFlags};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
 
 use super::message::{Failure, Position, Settings};
-use super::{broken, checkout, failed, refused};
+use super::{broken, checkout, failed, refused, transport};
 use crate::worker::message::{Condition, Failure as TreeFailure, Kind};
 use crate::worker::relpath::RelPath;
 use crate::worker::tree::Tree;
@@ -75,6 +75,7 @@ pub fn isolate() -> Result<(), Failure> {
     unsafe {
         git2::opts::set_server_connect_timeout_in_milliseconds(10_000).map_err(&told)?;
         git2::opts::set_server_timeout_in_milliseconds(120_000).map_err(&told)?;
+        transport::register().map_err(&told)?;
     }
     // What is written was just made of what is there.
     git2::opts::strict_object_creation(false);

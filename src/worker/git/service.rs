@@ -4,13 +4,18 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 
+use pi_gateway_helper::enter::hand_over;
+use pi_gateway_helper::names::Run;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::message::{Failure, Job, Pushed, Report, Task};
 use super::remote::Way;
 use super::{repository, sync};
+use crate::relay::git::limits::NAME;
 use crate::worker::message::{decode, encode};
 use crate::worker::packet;
 use crate::worker::tree::Tree;
@@ -21,20 +26,33 @@ const WORKSPACE: &str = "/workspace";
 /// On a tmpfs that nobody else sees.
 const SCRATCH: &str = "/tmp/git";
 
-/// Does the one job that the front has.
+/// Does the one job that the front has; `run` is what the launcher calls it.
 ///
 /// # Errors
 /// When there is no front, or it says something else.
-pub fn serve() -> io::Result<()> {
+pub fn serve(run: &Run) -> io::Result<()> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(SOCKET)?)?;
     let Some((packet, _)) = packet::receive(&socket)? else { return Ok(()) };
     let job: Job = decode(&packet)?;
+    if job.settings.remote.is_some()
+        && let Err(error) = open_way(run)
+    {
+        // What needs no remote is done all the same; what needs it will say that it is not there.
+        tracing::warn!(error, "the git relay has not taken the listener");
+    }
     let last = match work(&job, &socket) {
         Ok(report) => report,
         Err(failure) => Report::Failed(failure),
     };
     send(&socket, &last)
+}
+
+/// Has the git relay serve a listener of this sandbox.
+fn open_way(run: &Run) -> Result<(), String> {
+    let address = SocketAddr::from_abstract_name(NAME);
+    let listener = address.and_then(|address| UnixListener::bind_addr(&address)).map_err(|error| error.to_string())?;
+    hand_over(&listener, "git", run)
 }
 
 fn send(socket: &OwnedFd, report: &Report) -> io::Result<()> {

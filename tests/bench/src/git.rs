@@ -124,7 +124,7 @@ pub fn transfers(table: &mut Table) {
     let _gitea = Gitea::of(&[&user.name]);
     pushed(&user, &user.run("[[say hello]]"));
     std::fs::write("/usr/local/bin/bench-transfer.sh", TRANSFER).unwrap();
-    std::fs::write("/usr/local/bin/hand-over.pl", pi_gateway_e2e::gitea::HAND_OVER).unwrap();
+    std::fs::write("/usr/local/bin/hand-over.py", pi_gateway_e2e::gitea::HAND_OVER).unwrap();
     let unit = |network: &str, url: &str, program: &str| {
         sh(&format!(
             "rm -rf {bare}; git init -q --bare -b main {bare}; echo 'sync-bot write' >{bare}/access; \
@@ -147,7 +147,7 @@ pub fn transfers(table: &mut Table) {
         let relayed = unit(
             "-p PrivateNetwork=yes",
             &format!("http://127.0.0.1:4181/{path}"),
-            "perl /usr/local/bin/hand-over.pl 'bash /usr/local/bin/bench-transfer.sh'",
+            "python3 /usr/local/bin/hand-over.py 'bash /usr/local/bin/bench-transfer.sh'",
         );
         let ((push, fetch), (push_relayed, fetch_relayed)) = (seconds(&direct), seconds(&relayed));
         pushes.push(push / push_relayed);

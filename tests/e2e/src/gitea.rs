@@ -11,22 +11,36 @@ pub const RELAY: &str = "pi-gateway-relay-git";
 /// Where the repositories are.
 pub const REPOSITORIES: &str = "/var/lib/pi-gateway-gitea";
 
-/// Listens on 127.0.0.1:4181, hands that out as `enter` does for an agent, and runs the commands in its first argument.
+/// Hands a listener out as a git worker does, has port 4181 lead to it for git's own programs, and runs the commands in its
+/// first argument.
 pub const HAND_OVER: &str = r#"
-use strict; use Socket; use POSIX ();
-socket(my $l, AF_INET, SOCK_STREAM, 0) or die "socket: $!";
-bind($l, pack_sockaddr_in(4181, inet_aton("127.0.0.1"))) or die "bind: $!";
-listen($l, 16) or die "listen: $!";
-socket(my $s, AF_UNIX, 5, 0) or die "socket: $!";
-connect($s, pack_sockaddr_un("/run/pi-gateway/relay-git/relay.sock")) or die "connect: $!";
-my $message = "1 git 01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d";
-my $parts = pack("PQ", $message, length $message);
-my $rights = pack("QiiIx4", 20, 1, 1, fileno $l);
-my $header = pack("QLx4PQPQix4", 0, 0, $parts, 1, $rights, length $rights, 0);
-my $sendmsg = (POSIX::uname())[4] eq "aarch64" ? 211 : 46;
-syscall($sendmsg, fileno $s, $header, 0) > 0 or die "sendmsg: $!";
-recv($s, my $answer, 256, 0); $| = 1; print "hand-over: $answer\n";
-exec { "/bin/sh" } "/bin/sh", "-c", $ARGV[0];
+import array, os, socket, subprocess, sys, threading
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+listener.bind("\0relay-git")
+listener.listen(16)
+relay = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+relay.connect("/run/pi-gateway/relay-git/relay.sock")
+rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener.fileno()]))
+relay.sendmsg([b"1 git 01a205e8-7d1f-7255-8c8f-ce60b3ba1d9d"], [rights])
+print("hand-over:", relay.recv(256).decode(), flush=True)
+listener.close()
+def pump(source, sink):
+    try:
+        while piece := source.recv(65536):
+            sink.sendall(piece)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        source.close(), sink.close()
+def serve(port):
+    while True:
+        inner, outer = port.accept()[0], socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        outer.connect("\0relay-git")
+        for pair in (inner, outer), (outer, inner):
+            threading.Thread(target=pump, args=pair, daemon=True).start()
+port = socket.create_server(("127.0.0.1", 4181))
+threading.Thread(target=serve, args=(port,), daemon=True).start()
+os.environ.update(GIT_CONFIG_COUNT="1", GIT_CONFIG_KEY_0="http.extraHeader", GIT_CONFIG_VALUE_0="Host: localhost")
+sys.exit(subprocess.run(["/bin/sh", "-c", sys.argv[1]]).returncode)
 "#;
 
 /// The gateway with a Gitea; without one again when this is dropped.

@@ -252,7 +252,7 @@ fn the_git_workers_unit_is_walled_in_and_holds_no_secret() {
     });
     let line = sh(&format!("systemd-analyze security --no-pager {unit} | tail -1"));
     let score: f64 = line.split(": ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap();
-    assert!(score <= 0.6, "{line}");
+    assert!(score <= 0.3, "{line}");
     let inside = |command: &str| try_sh(&format!("nsenter -t {pid} -n -m -S $(stat -c %u /proc/{pid}) {command}")).1;
     assert_eq!(inside("cat /proc/self/net/dev | tail -n +3 | cut -d: -f1 | tr -d ' '"), "lo");
     let files = sh(&format!("ls /proc/{pid}/root/run /proc/{pid}/root/etc"));

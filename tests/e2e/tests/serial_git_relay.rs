@@ -8,13 +8,13 @@ use pi_gateway_e2e::{User, sh, testhost, until};
 
 /// Runs commands as the user, in a network namespace of his own, with a listener that the relay has.
 fn in_a_git_unit(user: &str, commands: &str) -> (bool, String) {
-    std::fs::write("/usr/local/bin/hand-over.pl", HAND_OVER).unwrap();
+    std::fs::write("/usr/local/bin/hand-over.py", HAND_OVER).unwrap();
     std::fs::write("/usr/local/bin/git-unit.sh", commands).unwrap();
     try_sh(&format!(
         "systemd-run -q --wait --pipe -p User={} -p PrivateNetwork=yes -p PrivateTmp=yes -p WorkingDirectory=/tmp \
          -E HOME=/nonexistent -E GIT_TERMINAL_PROMPT=0 -E GIT_AUTHOR_NAME=a -E GIT_AUTHOR_EMAIL=a@b \
          -E GIT_COMMITTER_NAME=a -E GIT_COMMITTER_EMAIL=a@b -E URL=http://127.0.0.1:4181/{user}/workspace.git \
-         perl /usr/local/bin/hand-over.pl 'sh -e /usr/local/bin/git-unit.sh 2>&1'",
+         python3 /usr/local/bin/hand-over.py 'sh -e /usr/local/bin/git-unit.sh 2>&1'",
         uid_of(user)
     ))
 }

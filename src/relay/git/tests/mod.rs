@@ -26,6 +26,7 @@ use super::config::{Account, Config};
 use super::limits::Waits;
 use super::service::make;
 use crate::relay::limits;
+use crate::relay::listener::Place;
 use crate::relay::service::Relay;
 use crate::relay::testing::{LONG, capture_log, code, logged, offer, own_uid, read_all, status};
 use fake::{Fake, Mode, ok};
@@ -98,7 +99,7 @@ impl Bench {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
-                let kind = make(config, waits, uids, port).unwrap();
+                let kind = make(config, waits, uids, Place::Port(port)).unwrap();
                 let relay = Relay::start(kind, &socket, own_uid()..=own_uid()).unwrap();
                 ready.send(()).unwrap();
                 relay.serve(async { drop(stopped.await) }).await;
