@@ -70,6 +70,14 @@ export function inside(...command) {
   return execFileSync('tests/testhost', ['exec', TESTHOST, ...command], { encoding: 'utf8' });
 }
 
+/** How long one test may take, in seconds: what the browser does not answer has no limit of its own. */
+const LIMIT = 180;
+const within = (seconds, work) => {
+  let timer;
+  const late = new Promise((_, fail) => { timer = setTimeout(() => fail(new Error(`no end in ${seconds} s`)), seconds * 1000); });
+  return Promise.race([work, late]).finally(() => clearTimeout(timer));
+};
+
 let [passed, failed] = [0, 0];
 const wanted = process.argv[2] || '';
 
@@ -83,7 +91,7 @@ export async function test(name, work) {
     return page;
   };
   try {
-    await work(track);
+    await within(LIMIT, work(track));
     for (const page of pages) assert.deepEqual(page.problems, [], 'what the browser complains of');
     passed += 1;
     console.log(`ok ${name}`);
@@ -92,13 +100,13 @@ export async function test(name, work) {
     console.log(`FAILED ${name}\n${error.stack}`);
     if (pages[0]) await pages[0].screenshot({ path: `${SCREENSHOTS}/failed.png` }).catch(() => {});
   } finally {
-    for (const page of pages) await page.context().close();
+    for (const page of pages) await within(LIMIT, page.context().close()).catch(() => {});
   }
 }
 
 /** Ends the browser and says how it went. */
 export async function end() {
-  await browser.close();
+  await within(LIMIT, browser.close()).catch(() => {});
   console.log(`${passed} passed, ${failed} failed`);
   process.exit(failed === 0 && passed > 0 ? 0 : 1);
 }
