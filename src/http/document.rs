@@ -33,6 +33,7 @@ pub fn complete(document: &mut Value) {
         "description": "The bytes; none make an empty file",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     });
+    stream(document);
     let Some(paths) = document["paths"].as_object_mut() else { return };
     for operation in paths.values_mut().filter_map(Value::as_object_mut).flat_map(|methods| methods.values_mut()) {
         without_null(operation["parameters"].as_array_mut());
@@ -50,6 +51,20 @@ pub fn complete(document: &mut Value) {
             operation.remove("parameters");
         }
     }
+}
+
+/// In a stream an event's data is a text of JSON.
+fn stream(document: &mut Value) {
+    let mut event = document["components"]["schemas"]["Event"].clone();
+    for kind in event["oneOf"].as_array_mut().into_iter().flatten() {
+        let data = kind["properties"]["data"].take();
+        kind["properties"]["data"] =
+            json!({"type": "string", "contentMediaType": "application/json", "contentSchema": data});
+    }
+    event["description"] = "An event as it is streamed.".into();
+    document["components"]["schemas"]["StreamedEvent"] = event;
+    let answer = &mut document["paths"]["/runs/{id}/events"]["get"]["responses"]["200"];
+    answer["content"]["text/event-stream"]["schema"] = json!({"$ref": "#/components/schemas/StreamedEvent"});
 }
 
 /// A parameter that may be left out is not one that may be null.
@@ -150,6 +165,18 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_streamed_event_has_its_data_as_text_and_one_of_a_page_as_an_object() {
+        let schemas = &document()["components"]["schemas"];
+        let kinds = |name: &str| schemas[name]["oneOf"].as_array().unwrap().clone();
+        assert_eq!(kinds("Event").len(), kinds("StreamedEvent").len());
+        for (paged, streamed) in kinds("Event").into_iter().zip(kinds("StreamedEvent")) {
+            let data = &streamed["properties"]["data"];
+            assert_eq!((&data["type"], &data["contentSchema"]), (&"string".into(), &paged["properties"]["data"]));
+            assert!(paged["properties"]["data"].is_object(), "{paged}");
         }
     }
 

@@ -98,8 +98,8 @@ pub async fn list(State(app): State<App>, Caller(caller): Caller, uri: Uri) -> R
     let limit = parameters.number("limit", PAGE, MAX_PAGE)?;
     let recursive = parameters.flag("recursive")?;
     let bad = || Problem::new(problem::INVALID_PARAMETER, "cursor: the `next` of a page of this listing.");
-    let after =
-        parameters.bytes("cursor").map(|cursor| URL_SAFE_NO_PAD.decode(cursor).map_err(|_| bad())).transpose()?;
+    let decoded = |cursor| URL_SAFE_NO_PAD.decode(cursor).ok().filter(|name| !name.is_empty()).ok_or_else(bad);
+    let after = parameters.bytes("cursor").map(decoded).transpose()?;
     let prefix = if path.is_empty() { 0 } else { path.len() + 1 };
     let request = Request::List { path, after, limit, recursive };
     let (reply, _) = app.workers.ask(&caller.user, request).await.map_err(refused)?;
