@@ -29,6 +29,7 @@ function kind(schema) {
   const types = [schema.type].flat().filter(Boolean);
   const words = types.map((type) => {
     if (type === 'array') return `array of ${kind(schema.items || {})}`;
+    if (schema.contentSchema) return `${type} of JSON: ${kind(schema.contentSchema)}`;
     return type === 'string' && schema.format ? `string (${schema.format})` : type;
   });
   return words.join(' | ') || 'any';
@@ -72,7 +73,8 @@ export class Schemas {
       if (parts.length === 1) return this.#inside(parts[0], depth);
       return [element('ul', '', ...parts.map((part) => element('li', '', ...this.#line(part), ...this.#inside(part, depth + 1))))];
     }
-    if (found.items) return this.#inside(found.items, depth);
+    const content = found.items || found.contentSchema;
+    if (content) return this.#inside(content, depth);
     if (!found.properties) return [];
     const needed = new Set(found.required || []);
     const lines = Object.entries(found.properties).map(([name, property]) => {
