@@ -14,7 +14,10 @@ _pi_gateway() {
         return
     fi
     line=$(grep -e "^  ${COMP_WORDS[1]}\( \|\$\)" <<<"$usage" | sed 's/^  //; s/  .*//')
-    # Options, and the words to choose from in [one|another NAME].
-    mapfile -t COMPREPLY < <(compgen -W "--config $(grep -oE -e '--[a-z-]+|\[[a-z]+(\|[a-z]+)+' <<<"$line" | tr '[|' '  ')" -- "$current")
+    # Options, and the second word of commands that have one.
+    mapfile -t COMPREPLY < <(compgen -W "--config $(grep -oE -e '--[a-z-]+' <<<"$line")" -- "$current")
+    [ "$COMP_CWORD" != 2 ] || mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(
+        compgen -W "$(sed -n 's/^[a-z-]* \([a-z][a-z]*\) .*/\1/p' <<<"$line")" -- "$current"
+    )
 }
 complete -F _pi_gateway pi-gateway
