@@ -70,6 +70,16 @@ impl From<OwnedFd> for Handed {
     }
 }
 
+impl Handed {
+    /// The socket, for whoever knows that it does not linger.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: it is taken here only: what it is taken from is neither used nor dropped again.
+        unsafe { ManuallyDrop::take(&mut this.0) }
+    }
+}
+
 impl AsFd for Handed {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -15,12 +15,13 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, ipproto, sockopt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::either::Either;
 
-use crate::closer;
+use super::plain::Raw;
+use crate::closer::{self, Handed};
 
 /// Where the listeners of one kind of relay are inside the sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +45,7 @@ const UNIX: [&str; 3] = [
 ];
 
 /// A connection from a sandbox.
-pub type Stream = Either<TcpStream, Pin<Box<TimeoutStream<UnixStream>>>>;
+pub type Stream = Either<TcpStream, Pin<Box<TimeoutStream<Raw>>>>;
 
 /// Whether `fd` listens at this place.
 ///
@@ -81,11 +82,11 @@ pub fn check(fd: BorrowedFd<'_>, place: Place) -> Result<(), &'static str> {
 ///
 /// # Errors
 /// The connection cannot be watched.
-pub fn stream(fd: OwnedFd, stall: Duration) -> io::Result<Stream> {
+pub fn stream(fd: Handed, stall: Duration) -> io::Result<Stream> {
     if sockopt::socket_domain(&fd)? == AddressFamily::INET {
-        return TcpStream::from_std(fd.into()).map(Either::Left);
+        return TcpStream::from_std(fd.into_fd().into()).map(Either::Left);
     }
-    let mut stream = TimeoutStream::new(UnixStream::from_std(fd.into())?);
+    let mut stream = TimeoutStream::new(Raw::new(fd)?);
     stream.set_write_timeout(Some(stall));
     Ok(Either::Right(Box::pin(stream)))
 }
@@ -104,7 +105,7 @@ impl Acceptor {
     ///
     /// # Errors
     /// No descriptor or thread is to be had.
-    pub fn start(listener: Arc<OwnedFd>, stall: Duration, out: mpsc::Sender<OwnedFd>) -> io::Result<Self> {
+    pub fn start(listener: Arc<OwnedFd>, stall: Duration, out: mpsc::Sender<Handed>) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (socket, signal) = (Arc::clone(&listener), Arc::clone(&stop));
         let thread = std::thread::Builder::new()
@@ -139,7 +140,7 @@ impl Acceptor {
     }
 }
 
-fn accept(listener: &OwnedFd, stop: &OwnedFd, stall: Duration, out: &mpsc::Sender<OwnedFd>) {
+fn accept(listener: &OwnedFd, stop: &OwnedFd, stall: Duration, out: &mpsc::Sender<Handed>) {
     loop {
         let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         if poll(&mut fds, None).is_err_and(|e| e != Errno::INTR) || !fds[1].revents().is_empty() {
@@ -150,6 +151,8 @@ fn accept(listener: &OwnedFd, stop: &OwnedFd, stall: Duration, out: &mpsc::Sende
         }
         match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(fd) => {
+                // Whatever is left in the queue of a Unix socket may be slow to close.
+                let fd = Handed::from(fd);
                 if prepare(&fd, stall).is_ok() && out.blocking_send(fd).is_err() {
                     return;
                 }
@@ -166,7 +169,7 @@ fn accept(listener: &OwnedFd, stop: &OwnedFd, stall: Duration, out: &mpsc::Sende
 }
 
 /// Resets what a connection inherits from the sandbox's socket and could hurt us with.
-fn prepare(fd: &OwnedFd, stall: Duration) -> Result<(), Errno> {
+fn prepare(fd: &Handed, stall: Duration) -> Result<(), Errno> {
     if sockopt::socket_domain(fd)? == AddressFamily::UNIX {
         return Ok(());
     }
@@ -276,7 +279,7 @@ mod tests {
         let (out, mut connections) = mpsc::channel(1);
         let acceptor = Acceptor::start(Arc::new(socket.into()), Duration::from_secs(7), out).unwrap();
         let client = TcpStream::connect(address).unwrap();
-        let mut server = TcpStream::from(connections.recv().await.unwrap());
+        let mut server = TcpStream::from(connections.recv().await.unwrap().into_fd());
         assert_eq!(sockopt::socket_linger(&server).unwrap(), None);
         // Fill the buffers, so that a lingering close would wait for the client.
         while io::Write::write(&mut server, &[0; 65536]).is_ok() {}

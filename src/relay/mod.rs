@@ -16,6 +16,7 @@ pub mod limits;
 pub mod listener;
 pub mod model;
 pub mod peers;
+pub mod plain;
 pub mod probe;
 pub mod service;
 pub mod settings;

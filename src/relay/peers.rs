@@ -18,6 +18,7 @@ use super::handover::Offer;
 use super::limits::{MAX_PEERS, Waits};
 use super::listener::{self, Acceptor, Place, Stream};
 use super::watch::{ended, watch as watch_fd};
+use crate::closer::Handed;
 
 /// What one kind of relay does with the connections of its users.
 pub trait Kind: fmt::Debug + Send + Sync + 'static {
@@ -247,7 +248,7 @@ impl<K: Kind> Peers<K> {
         &self,
         peer: &Arc<K::Peer>,
         acceptor: Acceptor,
-        mut connections: mpsc::Receiver<OwnedFd>,
+        mut connections: mpsc::Receiver<Handed>,
         pidfd: &AsyncFd<OwnedFd>,
     ) -> Ended {
         let mut closing = self.closing.subscribe();
