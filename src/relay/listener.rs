@@ -2,7 +2,8 @@
 //!
 //! The sandbox may keep a copy of the socket, and with it its options and status flags: it can take away O_NONBLOCK
 //! between our poll and our accept, or set SO_LINGER for every connection to inherit. So accepting happens on a
-//! thread of its own, where blocking holds up nobody else, and what is inherited is reset on each connection.
+//! thread of its own, where blocking holds up nobody else, and what is inherited is reset on each connection. What a
+//! Unix socket can carry beside bytes is for [`super::plain`] to take.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
