@@ -1,20 +1,24 @@
-//! Closes what came from a sandbox where that cannot hold anybody up.
+//! Takes what comes from a sandbox, and closes it where that cannot hold anybody up.
 //!
 //! Closing the last copy of a TCP socket with SO_LINGER blocks for as long as its owner likes, and so does closing a Unix
 //! socket whose queue holds such a one: whoever can connect can leave it there. The kernel does not wait in a thread that
 //! ends, so what is to be closed is closed there: a thread takes a copy of the table of descriptors (`unshare`), the
 //! originals are closed, which are not the last ones then, and the thread ends.
 
-use std::mem::ManuallyDrop;
+use std::io::{self, IoSliceMut};
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Builder;
 
 use nix::sched::{CloneFlags, unshare};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 
 /// The stack of a thread that does nothing, in bytes.
 const STACK: usize = 64 << 10;
+/// Most descriptors that the kernel lets one message have.
+pub const MAX_DESCRIPTORS: usize = 253;
 
 /// Descriptors to close, and what is given back behind that.
 type Load = (Vec<OwnedFd>, Box<dyn Send>);
@@ -29,6 +33,36 @@ pub fn close<A: Send + 'static>(fds: Vec<OwnedFd>, after: A) {
         queue
     });
     let _ = queue.send((fds, Box::new(after)));
+}
+
+/// What was received.
+pub struct Received {
+    /// How many bytes.
+    pub bytes: usize,
+    /// Whether there was room for all of it.
+    pub whole: bool,
+    /// What came beside them.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// Receives bytes with every descriptor that comes beside them, for whom it concerns or to be closed here. There is room
+/// for as many as a message may have: what there is none for the kernel would close itself, in this thread.
+///
+/// # Errors
+/// When nothing comes, or the peer is gone.
+pub fn receive(socket: impl AsFd, into: &mut [u8], flags: RecvFlags) -> io::Result<Received> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
+    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(into)], &mut control, flags)?;
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(some) = message {
+            fds.extend(some);
+        }
+    }
+    let whole = !received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+    Ok(Received { bytes: received.bytes, whole, fds })
 }
 
 fn work(loads: &Receiver<Load>) {

@@ -6,8 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::Permissions;
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -17,10 +16,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::event::PollFlags;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType,
-};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
@@ -28,7 +24,7 @@ use uuid::Uuid;
 use super::limits::{MAX_MESSAGE, MAX_PENDING, MAX_PENDING_PER_USER};
 use super::listener::{self, Place};
 use super::watch::{ended, events, watch, watch_handed};
-use crate::closer::{self, Handed};
+use crate::closer::{self, Handed, Received};
 
 /// The uids of users, as the launcher gives them out: from the first one to the last a 31-bit number holds.
 pub const USERS: RangeInclusive<u32> = 1_879_048_193..=2_147_483_646;
@@ -222,20 +218,8 @@ async fn receive(connection: &AsyncFd<Handed>, kind: &str) -> Result<(Uuid, Owne
 /// Reads one message, if there is one.
 fn receive_now(connection: &Handed, kind: &str) -> io::Result<Result<(Uuid, OwnedFd), Refusal>> {
     let mut buffer = [0u8; MAX_MESSAGE];
-    // Room for more than one, so that a second one is seen rather than cut off silently.
-    // As many as a message may have: what the kernel has no room for it would close itself, in this thread.
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let message = rustix::net::recvmsg(connection, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags)?;
-    let mut fds: Vec<OwnedFd> = Vec::new();
-    for ancillary in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(received) = ancillary {
-            fds.extend(received);
-        }
-    }
-    let whole = !message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
-    let sentence = match (parse(kind, &buffer[..message.bytes]), fds.len(), whole) {
+    let Received { bytes, whole, mut fds } = closer::receive(connection, &mut buffer, RecvFlags::DONTWAIT)?;
+    let sentence = match (parse(kind, &buffer[..bytes]), fds.len(), whole) {
         (Some(run), 1, true) => match fds.pop() {
             Some(fd) => return Ok(Ok((run, fd))),
             None => "no descriptor came with the message",

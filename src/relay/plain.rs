@@ -5,26 +5,22 @@
 //! closed by [`closer`], and the connection ends. A connection inherits from its listener, which the sandbox may keep a
 //! copy of, whether the kernel adds messages of its own: it is told not to.
 
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use nix::errno::Errno;
 use nix::libc;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, Shutdown};
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::watch::watch_handed;
 use crate::closer::{self, Handed};
 
-/// Most descriptors that the kernel lets one message have.
-const MAX_DESCRIPTORS: usize = 253;
-
 /// What the kernel may add to what is received: credentials and a security label, for which there is no room beside
-/// [`MAX_DESCRIPTORS`], and a descriptor of the sender's process, which nobody would close.
+/// as many as a message may have, and a descriptor of the sender's process, which nobody would close.
 const ADDITIONS: [libc::c_int; 3] = [libc::SO_PASSCRED, libc::SO_PASSSEC, libc::SO_PASSPIDFD];
 
 /// Has the kernel add something, or not. What it does not know it does not add.
@@ -70,20 +66,11 @@ impl AsyncRead for Raw {
 
 /// Reads what is there.
 fn receive(socket: &Handed, into: &mut [u8]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(into)], &mut control, flags)?;
-    let mut fds: Vec<OwnedFd> = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(some) = message {
-            fds.extend(some);
-        }
-    }
-    if fds.is_empty() {
+    let received = closer::receive(socket, into, RecvFlags::DONTWAIT)?;
+    if received.fds.is_empty() {
         return Ok(received.bytes);
     }
-    closer::close(fds, ());
+    closer::close(received.fds, ());
     Err(io::Error::other("a descriptor came along"))
 }
 
@@ -113,7 +100,9 @@ impl AsyncWrite for Raw {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::io::{IoSlice, Read, Write};
+    use std::mem::MaybeUninit;
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
     use std::time::{Duration, Instant};
 
@@ -121,6 +110,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::closer::MAX_DESCRIPTORS;
 
     /// Sends a byte and a descriptor beside it, as often as a message may have it.
     fn send(to: &UnixStream, fd: &impl AsFd) {

@@ -1,13 +1,10 @@
 //! Packets over a SEQPACKET socket, with at most one descriptor each. The caller decides how to wait.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
-};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::message::MAX_PACKET;
 use crate::closer;
@@ -40,23 +37,13 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>
 }
 
 fn receive_into(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
-    // As many as a message may have: what the kernel has no room for it would close itself, in this thread.
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let parts = &mut [IoSliceMut::new(buffer)];
-    let received = rustix::net::recvmsg(socket, parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let mut descriptors: Vec<OwnedFd> = Vec::new();
-    for ancillary in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(came) = ancillary {
-            descriptors.extend(came);
-        }
-    }
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) || descriptors.len() > 1 {
-        closer::close(descriptors, ());
+    let mut received = closer::receive(socket, buffer, RecvFlags::empty())?;
+    if !received.whole || received.fds.len() > 1 {
+        closer::close(received.fds, ());
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a packet that is too long"));
     }
     if received.bytes == 0 {
         return Ok(None);
     }
-    Ok(Some((buffer[..received.bytes].to_vec(), descriptors.pop())))
+    Ok(Some((buffer[..received.bytes].to_vec(), received.fds.pop())))
 }
