@@ -31,7 +31,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::relay::git::limits::MAX_ADVERTISEMENT;
+use crate::relay::git::admit::{self, Call};
+use crate::relay::git::answer;
 
 /// How long the relay may take to take or to give the next piece, when it does not give up on Gitea itself before that.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -39,8 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const LAST: Duration = Duration::from_secs(1);
 /// The largest head of an answer, in bytes.
 const MAX_HEAD: usize = 16 << 10;
-/// The largest answer that is no list of refs, in bytes: what the unit may write into a file (`LimitFSIZE=`).
-const MAX_ANSWER: u64 = 4 << 30;
+/// The largest pack that is fetched, in bytes: what the unit may write into a file (`LimitFSIZE=`).
+const MAX_PACK: u64 = 4 << 30;
 /// How much is sent at a time, in bytes.
 const PIECE: usize = 64 << 10;
 
@@ -99,12 +100,14 @@ impl Exchange {
     fn begin(url: &str, service: Service, patience: Duration) -> io::Result<Self> {
         let place = url.strip_prefix("relay://").and_then(|rest| rest.split_once('/'));
         let (name, path) = place.ok_or_else(|| broken("has no such URL"))?;
-        let (program, lists) = match service {
-            Service::UploadPackLs => ("git-upload-pack", true),
-            Service::UploadPack => ("git-upload-pack", false),
-            Service::ReceivePackLs => ("git-receive-pack", true),
-            Service::ReceivePack => ("git-receive-pack", false),
+        let (asked, lists) = match service {
+            Service::UploadPackLs => (admit::Service::UploadPack, true),
+            Service::UploadPack => (admit::Service::UploadPack, false),
+            Service::ReceivePackLs => (admit::Service::ReceivePack, true),
+            Service::ReceivePack => (admit::Service::ReceivePack, false),
         };
+        let call = Call { service: asked, asks_for_refs: lists, version: None, length: None, compressed: false };
+        let (program, media, left) = (asked.name(), answer::media_type(call), answer::most(call, MAX_PACK));
         let (sender, mut pieces) = mpsc::channel::<Bytes>(1);
         let pieces = poll_fn(move |context| pieces.poll_recv(context));
         let pieces = StreamBody::new(pieces.map(|piece| Ok::<_, Infallible>(Frame::data(piece))));
@@ -126,8 +129,6 @@ impl Exchange {
             tokio::spawn(connection);
             Ok::<_, io::Error>(tokio::spawn(async move { sender.send_request(request).await }).fuse())
         })?;
-        let (media, left) = if lists { ("advertisement", MAX_ADVERTISEMENT) } else { ("result", MAX_ANSWER) };
-        let media = format!("application/x-{program}-{media}");
         let body = (!lists).then_some(sender);
         Ok(Exchange { runtime, patience, body, coming, answer: None, piece: Bytes::new(), media, left })
     }
