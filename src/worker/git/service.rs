@@ -36,6 +36,7 @@ pub fn serve(run: &Run) -> io::Result<()> {
     let Some((packet, _)) = packet::receive(&socket)? else { return Ok(()) };
     let job: Job = decode(&packet)?;
     if job.settings.remote.is_some()
+        && job.task != Task::Compare
         && let Err(error) = open_way(run)
     {
         // What needs no remote is done all the same; what needs it will say that it is not there.
