@@ -54,11 +54,12 @@ struct Worker {
 
 /// Runs the worker; gives its exit status.
 pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let (what, run) = (arguments.next(), arguments.next());
-    let run = run.as_deref().map(|run| run.to_str().and_then(|run| Run::parse(run).ok()));
+    let what = arguments.next();
+    // What is no UTF-8 is no run either.
+    let run = arguments.next().map(|run| Run::parse(&run.to_string_lossy()));
     let work: Box<dyn FnOnce() -> io::Result<()>> = match (what.as_deref().and_then(OsStr::to_str), run) {
         (Some("files"), None) => Box::new(|| connect().and_then(serve)),
-        (Some("git"), Some(Some(run))) => Box::new(move || super::git::service::serve(&run)),
+        (Some("git"), Some(Ok(run))) => Box::new(move || super::git::service::serve(&run)),
         (Some("measure"), None) => return once(once::measure),
         (Some("pack"), None) => return once(once::pack),
         (Some("empty"), None) => return once(once::empty),
