@@ -142,13 +142,12 @@ impl Place {
         let script = format!("{directory}/node --version; {} --version", values.get("PI_BIN"));
         let program =
             if agent { vec!["/bin/sh".to_owned(), "-c".to_owned(), script] } else { vec!["/bin/true".to_owned()] };
-        Ok(rewritten(argv, &prober::name(kind, "sandbox"), &self.names.display().to_string(), agent, program))
+        Ok(rewritten(argv, &prober::name(kind, "sandbox"), &self.names.display().to_string(), program))
     }
 }
 
-/// The launcher's arguments for another unit, whose names lie elsewhere, with another program behind `enter`. A worker's
-/// is given no relay: to hand a listener over is the agent's to try.
-fn rewritten(argv: Vec<String>, unit: &str, names: &str, agent: bool, program: Vec<String>) -> Vec<String> {
+/// The launcher's arguments for another unit, whose names lie elsewhere, with another program behind `enter`.
+fn rewritten(argv: Vec<String>, unit: &str, names: &str, program: Vec<String>) -> Vec<String> {
     let from = format!("{USERS_DIR}/{NAME}/");
     let kept = argv.iter().filter(|argument| !STREAMS.iter().any(|stream| argument.starts_with(stream)));
     let renamed: Vec<String> = kept
@@ -160,9 +159,6 @@ fn rewritten(argv: Vec<String>, unit: &str, names: &str, agent: bool, program: V
     // `--`, enter, the run, its relays; the rest is the program's.
     let behind = renamed.iter().position(|argument| argument == "--").map_or(renamed.len(), |at| at + 4);
     let mut made = renamed[..behind.min(renamed.len())].to_vec();
-    if let Some(relays) = made.last_mut().filter(|_| !agent) {
-        "none".clone_into(relays);
-    }
     made.extend(program);
     made
 }
@@ -199,7 +195,7 @@ mod tests {
     fn the_arguments_are_the_launchers_but_for_unit_names_streams_and_program() {
         let golden = |text: &str| text.replace("alice", NAME).lines().map(str::to_owned).collect::<Vec<_>>();
         let agent = golden(include_str!("../../helper/tests/golden/agent-252.argv"));
-        let made = rewritten(agent.clone(), "--unit=x", "/run/here", true, vec!["/bin/true".to_owned()]);
+        let made = rewritten(agent.clone(), "--unit=x", "/run/here", vec!["/bin/true".to_owned()]);
         let differ: Vec<&String> = made.iter().filter(|argument| !agent.contains(argument)).collect();
         assert_eq!(differ.len(), 3, "{differ:?}");
         assert!(
@@ -210,7 +206,7 @@ mod tests {
         let at = made.iter().position(|argument| argument == "--").unwrap();
         assert_eq!((made.len() - at, made[at + 3].as_str()), (5, "model:4180"));
         let git = golden(include_str!("../../helper/tests/golden/git-252.argv"));
-        let made = rewritten(git, "--unit=x", "/run/here", false, vec!["/bin/true".to_owned()]);
+        let made = rewritten(git, "--unit=x", "/run/here", vec!["/bin/true".to_owned()]);
         assert_eq!(made[made.len() - 2..], ["none", "/bin/true"]);
     }
 
