@@ -14,7 +14,7 @@ pub const REPOSITORIES: &str = "/var/lib/pi-gateway-gitea";
 /// Hands a listener out as a git worker does, has port 4181 lead to it for git's own programs, and runs the commands in its
 /// first argument.
 pub const HAND_OVER: &str = r#"
-import array, os, socket, subprocess, sys, threading
+import array, contextlib, os, socket, subprocess, sys, threading
 listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 listener.bind("\0relay-git")
 listener.listen(16)
@@ -30,7 +30,10 @@ def pump(source, sink):
             sink.sendall(piece)
         sink.shutdown(socket.SHUT_WR)
     except OSError:
-        source.close(), sink.close()
+        # A close would end nothing while the other thread still reads.
+        for end in source, sink:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 def serve(port):
     while True:
         inner, outer = port.accept()[0], socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
