@@ -2,8 +2,9 @@
 //!
 //! A Unix socket carries descriptors beside bytes. The kernel would close those that are not received in the thread that
 //! reads, for as long as their last user had them linger, so all are received: they, and what is left in a queue, are
-//! closed by [`closer`], and the connection ends. A connection inherits from its listener, which the sandbox may keep a
-//! copy of, whether the kernel adds messages of its own: it is told not to.
+//! closed by [`closer`], and the connection ends. So is an urgent byte (`MSG_OOB`), which a read would skip, and free with
+//! what came beside it: it is had in its place. A connection inherits from its listener, which the sandbox may keep a copy
+//! of, whether the kernel adds messages of its own: it is told not to.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -12,7 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use nix::errno::Errno;
 use nix::libc;
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -49,6 +50,7 @@ impl Raw {
         for addition in ADDITIONS {
             add(&fd, addition, false)?;
         }
+        sockopt::set_socket_oobinline(&fd, true)?;
         Ok(Raw(watch_handed(fd)?))
     }
 }
@@ -106,19 +108,20 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::time::{Duration, Instant};
 
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sockopt};
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::timeout;
 
     use super::*;
     use crate::closer::MAX_DESCRIPTORS;
 
     /// Sends a byte and a descriptor beside it, as often as a message may have it.
-    fn send(to: &UnixStream, fd: &impl AsFd) {
+    fn send(to: &UnixStream, fd: &impl AsFd, flags: SendFlags) {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let rights = [fd.as_fd(); MAX_DESCRIPTORS];
         assert!(control.push(SendAncillaryMessage::ScmRights(&rights)));
-        rustix::net::sendmsg(to, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+        rustix::net::sendmsg(to, &[IoSlice::new(b"x")], &mut control, flags).unwrap();
     }
 
     #[tokio::test]
@@ -138,7 +141,7 @@ mod tests {
         theirs.read_exact(&mut buffer).unwrap();
         assert_eq!(&buffer, b"world");
         let (mut kept, sent) = UnixStream::pair().unwrap();
-        send(&theirs, &sent);
+        send(&theirs, &sent, SendFlags::empty());
         drop(sent);
         connection.read_exact(&mut buffer).await.unwrap_err();
         kept.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -148,8 +151,9 @@ mod tests {
     #[tokio::test]
     async fn a_descriptor_that_lingers_holds_up_no_reader() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        // One that is read, and one that is left in the queue.
-        for reads in [true, false] {
+        // Ones that are read, and ones that are left in the queue; urgent ones would be skipped by a reader.
+        let ways = [SendFlags::empty(), SendFlags::OOB].map(|flags| [(flags, true), (flags, false)]);
+        for (flags, reads) in ways.into_iter().flatten() {
             let mut slow = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let _peer = listener.accept().unwrap();
             sockopt::set_socket_linger(&slow, Some(Duration::from_secs(30))).unwrap();
@@ -157,15 +161,15 @@ mod tests {
             while slow.write(&[0; 65536]).is_ok() {}
             let (ours, theirs) = UnixStream::pair().unwrap();
             ours.set_nonblocking(true).unwrap();
-            send(&theirs, &slow);
+            send(&theirs, &slow, flags);
             drop(slow);
             let mut connection = Raw::new(Handed::from(OwnedFd::from(ours))).unwrap();
             let begun = Instant::now();
             if reads {
-                connection.read(&mut [0; 8]).await.unwrap_err();
+                timeout(Duration::from_secs(20), connection.read(&mut [0; 8])).await.unwrap().unwrap_err();
             }
             drop((connection, theirs));
-            assert!(begun.elapsed() < Duration::from_secs(20), "it lingers");
+            assert!(begun.elapsed() < Duration::from_secs(20), "it lingers: {flags:?}, {reads}");
         }
     }
 }
