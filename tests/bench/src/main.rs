@@ -4,6 +4,7 @@
 mod bare;
 mod files;
 mod git;
+mod neighbour;
 mod nginx;
 mod portkey;
 mod relay;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         ("archives", files::archives),
         ("git snapshots", git::snapshots),
         ("git transfers", git::transfers),
+        ("neighbour", neighbour::all),
     ] {
         if wanted(name) {
             measure(&mut table);
