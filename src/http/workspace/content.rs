@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -146,16 +147,16 @@ fn range(value: &str, size: u64) -> Option<Range<u64>> {
 
 /// The bytes of a range, read as the client takes them; the place of a large one is kept until then.
 async fn body(file: File, range: Range<u64>, place: Option<Place>) -> io::Result<Body> {
-    let file = Arc::new(file);
-    let (first, next) = chunk(file.clone(), range.start, range.end).await?;
+    let source = Arc::new(Source { file, all_memory: AtomicBool::new(false) });
+    let (first, next) = source.clone().chunk(range.start, range.end).await?;
     let Some(place) = place.filter(|_| next < range.end) else { return Ok(Body::from(first)) };
     let rest = stream::try_unfold((next, place), move |(from, place)| {
-        let file = file.clone();
+        let source = source.clone();
         async move {
             if from == range.end {
                 return Ok(None);
             }
-            let (bytes, next) = chunk(file, from, range.end).await?;
+            let (bytes, next) = source.chunk(from, range.end).await?;
             Ok::<_, io::Error>(Some((bytes, (next, place))))
         }
     });
@@ -163,42 +164,56 @@ async fn body(file: File, range: Range<u64>, place: Option<Place>) -> io::Result
     Ok(Body::from_stream(StreamExt::chain(first, rest)))
 }
 
-/// The next bytes of a file, and where they end.
-async fn chunk(file: Arc<File>, from: u64, end: u64) -> io::Result<(Bytes, u64)> {
-    let most = |limit: usize| usize::try_from(end - from).unwrap_or(limit).min(limit);
-    if let Some(bytes) = in_memory(&file, from, most(SMALL)) {
-        let next = from + bytes.len() as u64;
-        return Ok((bytes, next));
+/// A file that is sent.
+struct Source {
+    file: File,
+    /// Its file system was seen to be one that never waits for a disk.
+    all_memory: AtomicBool,
+}
+
+impl Source {
+    /// The next bytes, and where they end.
+    async fn chunk(self: Arc<Self>, from: u64, end: u64) -> io::Result<(Bytes, u64)> {
+        let most = |limit: usize| usize::try_from(end - from).unwrap_or(limit).min(limit);
+        let length = most(SMALL);
+        if let Some(bytes) = self.in_memory(from, length) {
+            return Ok((bytes, from + length as u64));
+        }
+        let length = most(CHUNK);
+        let read = tokio::task::spawn_blocking(move || self.read(from, length));
+        Ok((read.await.map_err(io::Error::other)??, from + length as u64))
     }
-    let length = most(CHUNK);
-    let read = move || {
-        // Not cleared first: with that much it would cost as much as the reading.
+
+    /// What is in memory already is not worth a thread's turn; None where the disk would have to be asked, and where
+    /// reading fails.
+    fn in_memory(&self, from: u64, length: usize) -> Option<Bytes> {
+        if self.all_memory.load(Ordering::Relaxed) {
+            return self.read(from, length).ok();
+        }
+        let mut bytes = vec![0; length];
+        let parts = &mut [io::IoSliceMut::new(&mut bytes)];
+        match rustix::io::preadv2(&self.file, parts, from, ReadWriteFlags::NOWAIT) {
+            // Two do not know the question: one that is all memory, and one that lies on it, or else on a local disk.
+            Err(Errno::OPNOTSUPP) if fstatfs(&self.file).is_ok_and(|it| matches!(it.f_type, TMPFS | OVERLAYFS)) => {
+                self.all_memory.store(true, Ordering::Relaxed);
+                self.read(from, length).ok()
+            }
+            read => (read == Ok(length)).then(|| bytes.into()),
+        }
+    }
+
+    /// Reads all of it. The memory is not cleared first: that would cost as much as the reading.
+    fn read(&self, from: u64, length: usize) -> io::Result<Bytes> {
         let mut bytes = Vec::with_capacity(length);
         while bytes.len() < length {
             let at = from + bytes.len() as u64;
-            if rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut bytes), at)? == 0 {
+            if rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut bytes), at)? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
             }
         }
         bytes.truncate(length);
-        Ok(bytes)
-    };
-    let bytes = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
-    Ok((bytes.into(), from + length as u64))
-}
-
-/// What is in memory already is not worth a thread's turn; None where the disk would have to be asked.
-fn in_memory(file: &File, from: u64, length: usize) -> Option<Bytes> {
-    let mut bytes = vec![0; length];
-    let parts = &mut [io::IoSliceMut::new(&mut bytes)];
-    let read = match rustix::io::preadv2(file, parts, from, ReadWriteFlags::NOWAIT) {
-        // Two do not know the question: one that is all memory, and one that lies on it, or else on a local disk.
-        Err(Errno::OPNOTSUPP) if fstatfs(file).is_ok_and(|found| matches!(found.f_type, TMPFS | OVERLAYFS)) => {
-            rustix::io::pread(file, &mut bytes, from)
-        }
-        read => read,
-    };
-    (read == Ok(length)).then(|| bytes.into())
+        Ok(bytes.into())
+    }
 }
 
 /// Writes a file, whole or not at all.
