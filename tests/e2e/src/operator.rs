@@ -12,6 +12,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The gateway's configuration.
 pub const FILE: &str = "/etc/pi-gateway/gateway.env";
 
+/// What the gateway is reached by, from outside and within.
+const SOCKETS: &str = "pi-gateway.socket pi-gateway-launcher.socket pi-gateway-launcher-model.socket";
+
 /// Puts the configuration and the units back as they were, also when a test fails.
 pub struct Restore;
 
@@ -25,11 +28,16 @@ impl Restore {
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        let _ = try_sh(&format!(
+        // Stopped before they are started: a socket is not restarted while its service is being started, which the model
+        // relay does when it connects meanwhile.
+        let (ok, told) = try_sh(&format!(
             "cp -a /root/operator.env.kept {FILE}; rm -rf /etc/systemd/system/pi-gateway.socket.d; \
-             systemctl daemon-reload; systemctl stop pi-gateway; systemctl reset-failed 'pi-gateway*'; \
-             systemctl restart pi-gateway-launcher.socket pi-gateway.socket pi-gateway-launcher pi-gateway"
+             systemctl daemon-reload; systemctl stop pi-gateway {SOCKETS} pi-gateway-launcher; \
+             systemctl reset-failed 'pi-gateway*'; systemctl start {SOCKETS} pi-gateway-launcher pi-gateway"
         ));
+        if !ok {
+            eprintln!("the services were not put back as they were: {told}");
+        }
         until_ready();
     }
 }

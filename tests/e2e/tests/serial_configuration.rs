@@ -1,28 +1,26 @@
 //! A wrong configuration stops the start, all of it is told at once, and the remedy that is told works.
 
 use pi_gateway_e2e::host::{try_sh, until_ready};
+use pi_gateway_e2e::operator::{self, FILE};
 use pi_gateway_e2e::{User, request, sh, testhost, until};
 
-const FILE: &str = "/etc/pi-gateway/gateway.env";
 const KEY: &str = "/etc/pi-gateway/credentials/OPENAI_API_KEY";
 
-/// Puts everything back as it was, also when a test fails.
-struct Restore;
+/// Puts everything back as it was, also when a test fails: the key, and then what the services are started with.
+struct Restore {
+    _services: operator::Restore,
+}
 
 impl Restore {
     fn new() -> Self {
-        sh(&format!("cp -a {FILE} /root/gateway.env.kept && cp -a {KEY} /root/key.kept"));
-        Restore
+        sh(&format!("cp -a {KEY} /root/key.kept"));
+        Restore { _services: operator::Restore::new() }
     }
 }
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        let _ = try_sh(&format!(
-            "cp -a /root/gateway.env.kept {FILE}; cp -a /root/key.kept {KEY}; systemctl reset-failed 'pi-gateway*'; \
-             systemctl restart pi-gateway-launcher.socket pi-gateway.socket pi-gateway-launcher pi-gateway"
-        ));
-        until_ready();
+        let _ = try_sh(&format!("cp -a /root/key.kept {KEY}"));
     }
 }
 

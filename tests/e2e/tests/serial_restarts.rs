@@ -2,7 +2,7 @@
 
 use pi_gateway_e2e::host::{uid_of, until_ready, user_processes};
 use pi_gateway_e2e::operator::kill;
-use pi_gateway_e2e::{User, sh, testhost};
+use pi_gateway_e2e::{User, sh, testhost, until};
 use serde_json::json;
 
 #[test]
@@ -50,7 +50,9 @@ fn nothing_is_left_over_when_all_runs_have_ended() {
     let user = User::new("tidy");
     user.run("[[bash (setsid sleep 300 &); echo left one behind]]");
     assert_eq!(user_processes(), "");
-    assert_eq!(sh("systemctl list-units --all --plain --no-legend 'pi-gateway-agent-*'"), "");
+    until("no unit is left", || {
+        sh("systemctl list-units --all --plain --no-legend 'pi-gateway-agent-*'").is_empty().then_some(())
+    });
     assert_eq!(sh("ls /var/lib/pi-gateway/raw /var/lib/pi-gateway/front/active | grep -v ':$' | grep . || true"), "");
     assert_eq!(sh("find /sys/fs/cgroup -type d -name 'pi-gateway-agent-*'"), "");
     assert_eq!(sh("grep -c 'pi-gateway/root' /proc/self/mounts || true"), "0");

@@ -235,11 +235,10 @@ fn users_and_runs_are_listed_for_people_and_for_scripts() {
     assert_eq!(row["last_run"]["id"], active.as_str());
     let table = sh("pi-gateway users");
     assert!(table.starts_with("NAME") && table.contains(&user.name), "{table}");
-    assert_eq!(
-        sh("systemctl list-units --all --plain --no-legend 'pi-gateway-worker-*:*'"),
-        "",
-        "what measured is gone"
-    );
+    // systemd takes a unit that has ended out of its memory when it next has nothing else to do.
+    until("what measured is gone", || {
+        sh("systemctl list-units --all --plain --no-legend 'pi-gateway-worker-*:*'").is_empty().then_some(())
+    });
 }
 
 #[test]
