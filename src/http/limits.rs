@@ -18,6 +18,8 @@ pub const WRITE_STALL: Duration = Duration::from_secs(15);
 /// grow to megabytes a connection, and count them as this service's memory. What is on its way does not count, so that a
 /// distant client is served at full speed.
 pub const UNSENT: u32 = 128 << 10;
+/// The same while a file is sent, whose bytes are no copies; counted among [`FILES`].
+pub const UNSENT_FILE: u32 = 512 << 10;
 /// A client that acknowledges nothing for this long is gone, in milliseconds. For what the kernel still holds after the
 /// connection was closed.
 pub const UNACKNOWLEDGED_MS: u32 = 20_000;

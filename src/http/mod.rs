@@ -23,6 +23,7 @@ pub mod seats;
 pub mod server;
 pub mod session;
 mod start;
+mod transport;
 pub mod workspace;
 
 use std::sync::Arc;

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -19,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 
 use super::limits;
+use super::transport::{Outbox, Transport};
 
 /// The wait after a failed accept: descriptors may become free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -44,20 +48,27 @@ pub async fn serve(listener: TcpListener, router: Router, mut shutdown: watch::R
                 continue;
             }
         };
-        let stream = match prepare(stream) {
+        let outbox = Outbox::default();
+        let stream = match prepare(stream, outbox.clone()) {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(%error, "a connection ended before it was served");
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone());
+        let inner = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(outbox.clone());
+            inner.call(request)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits::HEAD_DEADLINE)
             .max_header_size(limits::HEAD_BYTES)
             .max_buf_size(limits::BUFFER)
             .max_headers(limits::HEADERS)
+            // Copied together, a placeholder would be sent as what it is: zeros.
+            .writev(true)
             .serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
@@ -74,11 +85,10 @@ pub async fn serve(listener: TcpListener, router: Router, mut shutdown: watch::R
     }
 }
 
-fn prepare(stream: TcpStream) -> io::Result<Pin<Box<TimeoutStream<TcpStream>>>> {
+fn prepare(stream: TcpStream, outbox: Outbox) -> io::Result<Pin<Box<TimeoutStream<Transport>>>> {
     stream.set_nodelay(true)?;
-    socket2::SockRef::from(&stream).set_tcp_notsent_lowat(limits::UNSENT)?;
     setsockopt(&stream, sockopt::TcpUserTimeout, &limits::UNACKNOWLEDGED_MS)?;
-    let mut stream = TimeoutStream::new(stream);
+    let mut stream = TimeoutStream::new(Transport::new(stream, outbox));
     stream.set_write_timeout(Some(limits::WRITE_STALL));
     Ok(Box::pin(stream))
 }

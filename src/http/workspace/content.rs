@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -27,6 +28,7 @@ use crate::http::caller::Caller;
 use crate::http::parameters::Parameters;
 use crate::http::problem::{self, Problem};
 use crate::http::room::Place;
+use crate::http::transport::{self, Outbox};
 use crate::worker::message::{Condition, Entry, Failure, Kind, Reply, Request, Version};
 use crate::workspace::connection::AskError;
 use crate::workspace::file;
@@ -36,6 +38,8 @@ use crate::workspace::workers::WorkerError;
 const CHUNK: usize = 256 << 10;
 /// How much is read at a time of what is in memory already.
 const SMALL: usize = 64 << 10;
+/// The kernel's memory comes in pages of at least this size.
+const PAGE: usize = 4 << 10;
 /// What hyper keeps of an answer that is not taken: it asks for more below 408 KiB.
 const UNSENT: usize = 408 << 10;
 /// The magic numbers of tmpfs and overlayfs, by linux/magic.h.
@@ -60,6 +64,7 @@ pub async fn read(
     uri: Uri,
     method: Method,
     headers: HeaderMap,
+    outbox: Option<Extension<Outbox>>,
 ) -> Result<Response, Box<Problem>> {
     let parameters = Parameters::of(&uri, &["path"])?;
     let path = parameters.file_path("path")?;
@@ -87,7 +92,8 @@ pub async fn read(
                 // What is in memory at a time of a file that nobody takes; a small one is not worth the count.
                 let most = usize::try_from(length).unwrap_or(usize::MAX).min(UNSENT + CHUNK);
                 let place = if most > SMALL { Some(app.files.take(&caller.user, most).await?) } else { None };
-                *response.body_mut() = body(file, range, place).await.map_err(|error| Problem::storage(&error))?;
+                let source = Source::new(file, outbox.map(|Extension(outbox)| outbox));
+                *response.body_mut() = body(source, range, place).await.map_err(|error| Problem::storage(&error))?;
             }
             response.headers_mut().insert(header::CONTENT_TYPE, content_type(&name));
             response
@@ -146,8 +152,8 @@ fn range(value: &str, size: u64) -> Option<Range<u64>> {
 }
 
 /// The bytes of a range, read as the client takes them; the place of a large one is kept until then.
-async fn body(file: File, range: Range<u64>, place: Option<Place>) -> io::Result<Body> {
-    let source = Arc::new(Source { file, all_memory: AtomicBool::new(false) });
+async fn body(source: Source, range: Range<u64>, place: Option<Place>) -> io::Result<Body> {
+    let source = Arc::new(source);
     let (first, next) = source.clone().chunk(range.start, range.end).await?;
     let Some(place) = place.filter(|_| next < range.end) else { return Ok(Body::from(first)) };
     let rest = stream::try_unfold((next, place), move |(from, place)| {
@@ -156,6 +162,8 @@ async fn body(file: File, range: Range<u64>, place: Option<Place>) -> io::Result
             if from == range.end {
                 return Ok(None);
             }
+            // A client that takes all at once would have the thread for itself.
+            tokio::task::yield_now().await;
             let (bytes, next) = source.chunk(from, range.end).await?;
             Ok::<_, io::Error>(Some((bytes, (next, place))))
         }
@@ -166,15 +174,25 @@ async fn body(file: File, range: Range<u64>, place: Option<Place>) -> io::Result
 
 /// A file that is sent.
 struct Source {
-    file: File,
+    file: Arc<File>,
+    /// Where its parts are put that the connection can send by itself, if it can.
+    outbox: Option<Outbox>,
     /// Its file system was seen to be one that never waits for a disk.
     all_memory: AtomicBool,
 }
 
 impl Source {
+    fn new(file: File, outbox: Option<Outbox>) -> Self {
+        Source { file: Arc::new(file), outbox, all_memory: AtomicBool::new(false) }
+    }
+
     /// The next bytes, and where they end.
     async fn chunk(self: Arc<Self>, from: u64, end: u64) -> io::Result<(Bytes, u64)> {
         let most = |limit: usize| usize::try_from(end - from).unwrap_or(limit).min(limit);
+        let part = most(transport::PART);
+        if let Some(outbox) = self.outbox.as_ref().filter(|_| part > SMALL && self.is_in_memory(from, part)) {
+            return Ok((outbox.put(&self.file, from, part), from + part as u64));
+        }
         let length = most(SMALL);
         if let Some(bytes) = self.in_memory(from, length) {
             return Ok((bytes, from + length as u64));
@@ -184,22 +202,41 @@ impl Source {
         Ok((read.await.map_err(io::Error::other)??, from + length as u64))
     }
 
+    /// Whether a part can be sent without asking the disk. Each page is asked for: whose file it is can put any of them
+    /// out of memory.
+    fn is_in_memory(&self, from: u64, length: usize) -> bool {
+        let last = from + (length as u64).saturating_sub(1);
+        (from..last)
+            .step_by(PAGE)
+            .chain([last])
+            .all(|at| self.waits_never() || self.read_at_once(&mut [0], at) == Ok(1))
+    }
+
     /// What is in memory already is not worth a thread's turn; None where the disk would have to be asked, and where
     /// reading fails.
     fn in_memory(&self, from: u64, length: usize) -> Option<Bytes> {
-        if self.all_memory.load(Ordering::Relaxed) {
-            return self.read(from, length).ok();
-        }
-        let mut bytes = vec![0; length];
-        let parts = &mut [io::IoSliceMut::new(&mut bytes)];
-        match rustix::io::preadv2(&self.file, parts, from, ReadWriteFlags::NOWAIT) {
-            // Two do not know the question: one that is all memory, and one that lies on it, or else on a local disk.
-            Err(Errno::OPNOTSUPP) if fstatfs(&self.file).is_ok_and(|it| matches!(it.f_type, TMPFS | OVERLAYFS)) => {
-                self.all_memory.store(true, Ordering::Relaxed);
-                self.read(from, length).ok()
+        if !self.waits_never() {
+            let mut bytes = vec![0; length];
+            match self.read_at_once(&mut bytes, from) {
+                Err(Errno::OPNOTSUPP) if self.waits_never() => {}
+                read => return (read == Ok(length)).then(|| bytes.into()),
             }
-            read => (read == Ok(length)).then(|| bytes.into()),
         }
+        self.read(from, length).ok()
+    }
+
+    fn waits_never(&self) -> bool {
+        self.all_memory.load(Ordering::Relaxed)
+    }
+
+    /// Reads what the file system has in memory, and remembers when it has everything there.
+    fn read_at_once(&self, bytes: &mut [u8], from: u64) -> Result<usize, Errno> {
+        let read = rustix::io::preadv2(&self.file, &mut [io::IoSliceMut::new(bytes)], from, ReadWriteFlags::NOWAIT);
+        // Two do not know the question: one that is all memory, and one that lies on it, or else on a local disk.
+        if read == Err(Errno::OPNOTSUPP) && fstatfs(&self.file).is_ok_and(|it| matches!(it.f_type, TMPFS | OVERLAYFS)) {
+            self.all_memory.store(true, Ordering::Relaxed);
+        }
+        read
     }
 
     /// Reads all of it. The memory is not cleared first: that would cost as much as the reading.
@@ -331,7 +368,8 @@ mod tests {
             file
         };
         let place = room.take(&user, 1 << 20).await.unwrap();
-        let mut sent = super::body(file(), 0..8 << 20, Some(place)).await.unwrap().into_data_stream();
+        let mut sent =
+            super::body(Source::new(file(), None), 0..8 << 20, Some(place)).await.unwrap().into_data_stream();
         let mut size = 0;
         while let Some(part) = sent.next().await {
             assert!(room.take(&user, 1).now_or_never().is_none(), "after {size} bytes");
